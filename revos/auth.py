@@ -1,0 +1,216 @@
+"""`BearerAuth`: an HTTP client's auth over a manager (RFC 6750 §2.1), and what a 401 does (P6).
+
+Between a flow's yields stands no lock and no cancel scope: a client may close a flow from another
+task than the one that advanced it. The policy decides whether a refusal may cost a refresh; here
+the request is sent, and sent once more.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import AsyncGenerator, Generator, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+from attrs import define, field
+
+from revos.errors import RevosConfigurationError, RevosError
+from revos.oauth2 import asks_for_new_token
+from revos.policy import Ask, Refusals, replay_accepted, replay_refused
+
+if TYPE_CHECKING:
+    from revos.manager import TokenManager
+
+__all__ = ["BearerAuth"]
+
+logger = logging.getLogger("revos.auth")
+
+
+@define
+class Consumer:
+    """Who shares one delay after refused replays."""
+
+    refusals: Refusals = field(factory=Refusals)
+
+
+class BearerAuth(httpx.Auth):
+    """Adds the manager's token to requests, and replays one that was refused with 401 once.
+
+    It serves `httpx.AsyncClient`, `httpx.Client` in a worker thread, and the clients of `httpx2`
+    where that was imported before. A request whose body can't be sent twice is not replayed.
+
+    :param manager: an open `TokenManager`, or one that is open when the first request is sent
+    :param origins: URLs whose origins may get the token; the origin of `base_url` where None.
+        Requests to other origins pass without it
+    :raises RevosConfigurationError: an origin is not an http(s) URL
+
+    >>> import anyio, httpx
+    >>> from revos import TokenManager
+    >>> from revos.testing import serve_gateway
+    >>> async def main():
+    ...     async with serve_gateway() as gateway, TokenManager(gateway.config()) as tm:
+    ...         async with httpx.AsyncClient(auth=BearerAuth(tm)) as http:
+    ...             gateway.revoke(await tm.get_token())
+    ...             response = await http.get(gateway.base_url + "/models")
+    ...     print(response.status_code, gateway.token_requests)
+    >>> anyio.run(main)
+    200 2
+    """
+
+    requires_request_body = False
+    requires_response_body = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ARG004 - `__init__` has them
+        if cls is BearerAuth and "httpx2" in sys.modules:
+            from revos.auth_httpx2 import DualBearerAuth
+
+            return object.__new__(DualBearerAuth)  # type: ignore[return-value]  # it is a subclass
+        return object.__new__(cls)
+
+    def __init__(
+        self,
+        manager: TokenManager,
+        origins: Iterable[str] | None = None,
+        *,
+        _consumer: Consumer | None = None,
+    ) -> None:
+        self._manager = manager
+        self._origins = None if origins is None else frozenset(map(_origin_of_text, origins))
+        self._consumer = _consumer if _consumer is not None else Consumer()
+        self._warned: set[tuple[bytes, bytes, int]] = set()
+
+    def __repr__(self) -> str:
+        return f"<{BearerAuth.__name__} of {self._manager!r}>"
+
+    def in_todays_form(self) -> BearerAuth:
+        """The same consumer, as an `httpx2.Auth` too if that was imported meanwhile."""
+        if type(self) is BearerAuth and "httpx2" in sys.modules:
+            return BearerAuth(self._manager, _consumer=self._consumer)
+        return self
+
+    async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
+        if not self._is_ours(request.url):
+            yield request
+            return
+        manager = self._manager
+        value = manager._fresh_nowait()
+        if value is None:
+            value = (await manager._obtain_anywhere(Ask())).value
+        request.headers["Authorization"] = f"Bearer {value}"
+        response = yield request
+        if not _is_refusal(response, value):
+            return
+        await response.aread()  # Its connection is free for others while this waits.
+        try:
+            newer = (await manager._obtain_anywhere(self._ask_again(value))).value
+        except RevosError:
+            return  # No newer token: the caller sees the gateway's 401.
+        if self._may_replay(request, value, newer):
+            request.headers["Authorization"] = f"Bearer {newer}"
+            response = yield request
+            self._note_replay(newer, refused=_is_refusal(response, newer))
+
+    def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
+        if not self._is_ours(request.url):
+            yield request
+            return
+        manager = self._manager
+        value = manager._fresh_nowait()
+        if value is None:
+            value = manager._call_from_thread(partial(manager._obtain, Ask())).value
+        request.headers["Authorization"] = f"Bearer {value}"
+        response = yield request
+        if not _is_refusal(response, value):
+            return
+        response.read()
+        try:
+            newer = manager._call_from_thread(
+                partial(manager._obtain, self._ask_again(value))
+            ).value
+        except RevosError:
+            return
+        if self._may_replay(request, value, newer):
+            request.headers["Authorization"] = f"Bearer {newer}"
+            response = yield request
+            self._note_replay(newer, refused=_is_refusal(response, newer))
+
+    def _is_ours(self, url: Any) -> bool:
+        if self._origins is None:
+            self._origins = frozenset([_origin_of_text(self._manager.config.revos.base_url)])
+        origin = _origin_of(url)
+        if origin in self._origins:
+            return True
+        if origin not in self._warned:
+            self._warned.add(origin)
+            scheme, host, port = origin
+            logger.warning(
+                "a request to %s://%s:%d goes without the token, which belongs to another origin "
+                "(BearerAuth(tm, origins=[...]) names more)",
+                scheme.decode("ascii"),
+                host.decode("ascii"),
+                port,
+            )
+        return False
+
+    def _ask_again(self, value: str) -> Ask:
+        return Ask(superseding=value, not_before_at=self._consumer.refusals.until_at)
+
+    def _may_replay(self, request: Any, value: str, newer: str) -> bool:
+        """Without a replay nobody learns whether the newer token is accepted, so none counts as
+        one that was refused: else each such request would cost a refresh.
+        """
+        if newer != value and _is_replayable(request):
+            return True
+        self._note_replay(newer, refused=True)
+        return False
+
+    def _note_replay(self, value: str, *, refused: bool) -> None:
+        consumer, manager = self._consumer, self._manager
+        if refused:
+            held = manager._state().held
+            current = held.token.value if held is not None else None
+            consumer.refusals = replay_refused(
+                consumer.refusals, value, current, manager._monotonic()
+            )
+        else:
+            consumer.refusals = replay_accepted()
+
+
+def _is_refusal(response: Any, value: str) -> bool:
+    """Whether a newer token could change the answer. Who answers after a redirect may never have
+    seen this one: clients leave it out when the origin changes.
+    """
+    return (
+        response.status_code in (401, 403)
+        and response.request.headers.get("authorization") == f"Bearer {value}"
+        and asks_for_new_token(response.status_code, response.headers.get_list("www-authenticate"))
+    )
+
+
+def _is_replayable(request: Any) -> bool:
+    """Whether the whole body is at hand: a stream that was sent is gone."""
+    try:
+        return request.content is not None
+    except RuntimeError:  # `RequestNotRead`, of either library
+        return False
+
+
+_DEFAULT_PORTS = {b"http": 80, b"https": 443}
+
+
+def _origin_of(url: Any) -> tuple[bytes, bytes, int]:
+    """Scheme, host and port of an httpx or httpx2 URL (RFC 6454 §4)."""
+    scheme = url.raw_scheme
+    return scheme, url.raw_host, url.port or _DEFAULT_PORTS.get(scheme, 0)
+
+
+def _origin_of_text(text: str) -> tuple[bytes, bytes, int]:
+    try:
+        origin = _origin_of(httpx.URL(text))
+    except httpx.InvalidURL:
+        origin = (b"", b"", 0)
+    if origin[0] not in _DEFAULT_PORTS or not origin[1]:
+        raise RevosConfigurationError(f"origins: {text!r} is not an absolute http(s) URL")
+    return origin

@@ -1,0 +1,222 @@
+"""The same API for code without an event loop: `with` in place of `async with`, and no `await`.
+
+A manager here runs the asynchronous one in an event loop in a thread of its own (AnyIO's blocking
+portal). The functions work with any open manager, from any thread but that of its event loop.
+
+>>> from revos.testing import serve_gateway_in_thread
+>>> with serve_gateway_in_thread() as gateway, TokenManager(gateway.config()) as tm:
+...     tm.get_token() == get_revos_token()
+True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from anyio.from_thread import start_blocking_portal
+
+from revos import ambient, manager, scope
+from revos.ambient import (
+    get_consecutive_failures,
+    get_token_info,
+    invalidate_revos_token,
+    open_manager,
+    reset_token_manager,
+)
+from revos.auth import BearerAuth
+from revos.config import Config
+from revos.errors import RevosClosedError
+from revos.extraction import Extractors, LangChainExtractor, Strategy
+from revos.status import Health, TokenStatus
+from revos.token import AccessToken
+
+__all__ = [
+    "Extractor",
+    "TokenManager",
+    "get_consecutive_failures",
+    "get_langchain_extractor",
+    "get_revos_token",
+    "get_token_info",
+    "invalidate_revos_token",
+    "list_remote_models",
+    "reset_token_manager",
+]
+
+T = TypeVar("T")
+
+
+class TokenManager:
+    """`revos.TokenManager` as a context manager for threads; parameters and errors as there."""
+
+    def __init__(
+        self,
+        config: Config | None = None,
+        *,
+        refresh_interval_minutes: float | None = None,
+        settings_instance: Config | None = None,
+        http_client: httpx.AsyncClient | None = None,
+    ) -> None:
+        self._manager = manager.TokenManager(
+            config,
+            refresh_interval_minutes=refresh_interval_minutes,
+            settings_instance=settings_instance,
+            http_client=http_client,
+        )
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        if self._manager._entered:
+            raise RevosClosedError(
+                "this TokenManager has been entered before: make a new one for each block"
+            )
+        with ExitStack() as stack:
+            portal = stack.enter_context(start_blocking_portal(name="revos-blocking"))
+            stack.enter_context(portal.wrap_async_context_manager(self._manager))
+            scope.push(self._manager)
+            stack.callback(scope.remove, self._manager)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def start_background_service(self) -> None:
+        """The same as entering the block."""
+        self.__enter__()
+
+    def stop_background_service(self) -> None:
+        """The same as leaving the block."""
+        self._stack.close()
+
+    def is_background_service_running(self) -> bool:
+        return self._manager.is_background_service_running()
+
+    def get_token(self, *, force_refresh: bool = False, use_fallback: bool = False) -> str:
+        return get_revos_token(force_refresh, use_fallback, manager=self)
+
+    def get_token_nowait(self) -> str:
+        return self._manager.get_token_nowait()
+
+    def refresh(
+        self, *, superseding: AccessToken | str | None = None, use_fallback: bool = False
+    ) -> AccessToken:
+        return _call(
+            self._manager,
+            partial(self._manager.refresh, superseding=superseding, use_fallback=use_fallback),
+        )
+
+    def refresh_extractor(self) -> bool:
+        try:
+            return _call(self._manager, self._manager.refresh_extractor)
+        except RevosClosedError:
+            return False
+
+    def invalidate(self, token: AccessToken | str | None = None) -> None:
+        self._manager.invalidate(token)
+
+    @contextmanager
+    def extractor(self, model_name: str, *, strategy: Strategy = "auto") -> Iterator[Extractor]:
+        """An extractor whose `extract` needs no `await`."""
+        inner = self._manager.extractor(model_name, strategy=strategy)
+        with self._manager._portal.wrap_async_context_manager(inner):
+            yield Extractor(inner)
+
+    @contextmanager
+    def extractors(self, *names: str) -> Iterator[Extractors[Extractor]]:
+        """As `revos.TokenManager.extractors`."""
+        inner = self._manager.extractors(*names)
+        with self._manager._portal.wrap_async_context_manager(inner) as mapping:
+            yield Extractors({name: Extractor(mapping[name]) for name in mapping})
+
+    def list_models(self) -> list[str]:
+        return _call(self._manager, self._manager.list_models)
+
+    @property
+    def auth(self) -> BearerAuth:
+        return self._manager.auth
+
+    @property
+    def config(self) -> Config:
+        return self._manager.config
+
+    @property
+    def status(self) -> TokenStatus:
+        return self._manager.status
+
+    def health(self) -> Health:
+        return self._manager.health()
+
+    @property
+    def consecutive_failures(self) -> int:
+        return self._manager.consecutive_failures
+
+    def __repr__(self) -> str:
+        return f"<blocking {self._manager!r}>"
+
+
+class Extractor:
+    """A `LangChainExtractor` whose `extract` waits."""
+
+    def __init__(self, inner: LangChainExtractor) -> None:
+        self._inner = inner
+
+    @property
+    def model_name(self) -> str:
+        return self._inner.model_name
+
+    def extract(self, target: type[T], prompt: Any, /, **variables: Any) -> T:
+        """As `LangChainExtractor.extract`."""
+        return _call(
+            self._inner._bound_manager(), partial(self._inner.extract, target, prompt, **variables)
+        )
+
+
+Managers = TokenManager | manager.TokenManager
+
+
+def _asynchronous(given: Managers | None) -> manager.TokenManager | None:
+    return given._manager if isinstance(given, TokenManager) else given
+
+
+def _call(inner: manager.TokenManager, function: Callable[[], Awaitable[T]]) -> T:
+    return inner._call_from_thread(function)
+
+
+def get_revos_token(
+    force_refresh: bool = False, use_fallback: bool = False, *, manager: Managers | None = None
+) -> str:
+    """As `revos.get_revos_token`, without `await`."""
+    found = _asynchronous(manager) or scope.innermost()
+    if found is None:
+        with TokenManager() as own:
+            return own.get_token(use_fallback=use_fallback)
+    return _call(
+        found, partial(found.get_token, force_refresh=force_refresh, use_fallback=use_fallback)
+    )
+
+
+def get_langchain_extractor(
+    model_name: str, settings_instance: Config | None = None, *, manager: Managers | None = None
+) -> Extractor:
+    """As `revos.get_langchain_extractor`; its `extract` needs no `await`."""
+    return Extractor(
+        ambient.get_langchain_extractor(
+            model_name, settings_instance, manager=_asynchronous(manager)
+        )
+    )
+
+
+def list_remote_models(*, manager: Managers | None = None) -> list[str]:
+    """As `revos.list_remote_models`, without `await`."""
+    found = open_manager(_asynchronous(manager), "list_remote_models()")
+    return _call(found, found.list_models)

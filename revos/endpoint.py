@@ -1,0 +1,339 @@
+"""The token endpoint: sends one token request and says what came of it.
+
+The shell around `oauth2`: it reads secret files, signs, sends, reads the answer up to its limit
+and logs, and decides nothing. Whatever blocks runs in a thread that is abandoned when the manager
+is left.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import uuid
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import anyio
+import httpx
+from attrs import define, field, frozen
+
+from revos import oauth2
+from revos.clock import Clock
+from revos.config import GatewayConfig
+from revos.errors import RevosConfigurationError
+from revos.oauth2 import Credential, Failure, Grant, TokenRequest
+from revos.policy import Now, Way
+from revos.threads import run_in_thread
+from revos.token import fingerprint_of
+
+__all__ = ["CredentialSource", "TokenEndpoint", "credential_sources", "ssl_context_for"]
+
+audit = logging.getLogger("revos.audit")
+
+CLOSING_SECONDS = 0.05
+
+
+@frozen
+class CredentialSource:
+    """Where one way to authenticate gets its credential from, for every request anew."""
+
+    method: str
+    token_url: str
+    client_id: str
+    secret: str | None = field(repr=False)
+    secret_file: str | None
+    key_file: str | None
+    key_id: str | None
+    algorithm: str
+    assertion_audience: str | None
+
+    def read(self) -> Credential:
+        """The credential as its files have it now.
+
+        :raises OSError: a file can't be read
+        :raises RevosConfigurationError: it is not UTF-8, or empty
+        """
+        secret, key = self.secret, None
+        if self.secret_file is not None:
+            secret = _without_newline(_text_of(self.secret_file))
+        if self.key_file is not None:
+            key = _text_of(self.key_file)
+        return Credential(
+            method=self.method,
+            token_url=self.token_url,
+            client_id=self.client_id,
+            secret=secret,
+            private_key=key,
+            key_id=self.key_id,
+            algorithm=self.algorithm,
+            assertion_audience=self.assertion_audience,
+        )
+
+    def has_credential(self) -> bool:
+        if self.method == "private_key_jwt":
+            return self.key_file is not None
+        return self.secret is not None or self.secret_file is not None
+
+    def same_as(self, other: CredentialSource) -> bool:
+        """Whether both send the same request."""
+        return self == other
+
+
+def _text_of(path: str) -> str:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:  # It holds what it could not decode.
+        raise RevosConfigurationError(f"the file {path!r} is not UTF-8 text") from None
+    if not text.strip():
+        raise RevosConfigurationError(f"the file {path!r} is empty")
+    return text
+
+
+def _without_newline(text: str) -> str:
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
+
+
+def credential_sources(config: GatewayConfig) -> Mapping[Way, CredentialSource]:
+    """The ways that are configured: the primary, and the fallback where it is one.
+
+    A fallback without a credential, or one that is the primary again, is none.
+    """
+
+    def source(
+        method: str, token_url: str, client_id: str, secret: str | None, secret_file: str | None
+    ) -> CredentialSource:
+        signs = method == "private_key_jwt"
+        return CredentialSource(
+            method=method,
+            token_url=token_url,
+            client_id=client_id,
+            secret=None if signs else secret,
+            secret_file=None if signs else secret_file,
+            key_file=config.private_key_file if signs else None,
+            key_id=config.private_key_id if signs else None,
+            algorithm=config.assertion_algorithm,
+            assertion_audience=config.assertion_audience if signs else None,
+        )
+
+    primary = source(
+        config.auth_method,
+        config.token_url,
+        config.client_id,
+        config.client_secret,
+        config.client_secret_file,
+    )
+    own_secret = config.fallback_client_secret or config.fallback_client_secret_file
+    fallback = source(
+        config.fallback_auth_method,
+        config.fallback_token_url or config.token_url,
+        config.fallback_client_id or config.client_id,
+        config.fallback_client_secret if own_secret else config.client_secret,
+        config.fallback_client_secret_file if own_secret else config.client_secret_file,
+    )
+    if not fallback.has_credential() or fallback.same_as(primary):
+        return {Way.PRIMARY: primary}
+    return {Way.PRIMARY: primary, Way.FALLBACK: fallback}
+
+
+def ssl_context_for(urls: Iterable[str], ca_file: str | None) -> ssl.SSLContext:
+    """A context that verifies; loading the authorities blocks for long.
+
+    :param ca_file: the certificates to trust instead of the usual ones
+    :raises RevosConfigurationError: the file can't be read or holds no certificate
+    """
+    if not any(url.lower().startswith("https:") for url in urls):
+        # Nobody will ask the authorities, and loading them costs more than all the rest. This
+        # context trusts none.
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca_file is None:
+        return httpx.create_ssl_context()
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise RevosConfigurationError(
+            f"REVOS_CA_FILE: {ca_file!r} has no readable certificates ({error.strerror or error})"
+        ) from None
+
+
+class _Body(httpx.AsyncByteStream):
+    """The form. Not a generator: one that a cancelled send leaves behind is a ResourceWarning
+    under Trio.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        self._parts = [body]
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._parts:
+            raise StopAsyncIteration
+        return self._parts.pop()
+
+
+@define
+class TokenEndpoint:
+    """Sends token requests through one HTTP client.
+
+    :ivar client: its own, made in a thread by `opened`, or the user's
+    """
+
+    sources: Mapping[Way, CredentialSource]
+    parameters: Mapping[str, str | None] = field(repr=False)
+    default_lifetime: float
+    clock: Clock
+    client: httpx.AsyncClient
+    # One thread: a secret file that never answers holds one, not one for each attempt.
+    limiter: anyio.CapacityLimiter = field(factory=lambda: anyio.CapacityLimiter(1))
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(
+        cls, config: GatewayConfig, clock: Clock, client: httpx.AsyncClient | None
+    ) -> AsyncIterator[TokenEndpoint]:
+        """An endpoint whose client, where it is not the user's, is closed at the end."""
+        own = client is None
+        if client is None:
+            client = await run_in_thread(_open_client, config)
+        try:
+            yield cls(
+                sources=credential_sources(config),
+                parameters={
+                    "scope": config.scope,
+                    "audience": config.audience,
+                    "resource": config.resource,
+                    **config.extra_token_params,
+                },
+                default_lifetime=config.default_lifetime_seconds,
+                clock=clock,
+                client=client,
+            )
+        finally:
+            if own:
+                with anyio.move_on_after(CLOSING_SECONDS, shield=True):
+                    await client.aclose()
+
+    async def request_token(self, way: Way, seconds: float) -> tuple[Grant | Failure, Now]:
+        """One token request, from the reading of its secret to the end of the answer.
+
+        :param seconds: for all of it
+        :return: what came of it, and when the head of the answer arrived
+        """
+        source = self.sources[way]
+        started_at = self.clock.monotonic()
+        head = self._now()
+        outcome: Grant | Failure | None = None
+        request: TokenRequest | None = None
+        with self.clock.move_on_after(seconds):
+            try:
+                request = await run_in_thread(self._build, source, limiter=self.limiter)
+            except (OSError, ValueError, RevosConfigurationError) as error:
+                outcome = oauth2.request_failure(
+                    source.method, source.client_id, source.token_url, error
+                )
+            else:
+                try:
+                    outcome, head = await self._send(source, request)
+                except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+                    outcome = oauth2.transport_failure(request, source.client_id, error)
+        if outcome is None:
+            outcome = self._timed_out(source, request, seconds)
+        self._log(source, outcome, self.clock.monotonic() - started_at)
+        return outcome, head
+
+    def _now(self) -> Now:
+        return Now(self.clock.monotonic(), self.clock.time())
+
+    def _build(self, source: CredentialSource) -> TokenRequest:
+        return oauth2.build_request(
+            source.read(), self.parameters, now=self.clock.time(), jti=uuid.uuid4().hex
+        )
+
+    async def _send(
+        self, source: CredentialSource, request: TokenRequest
+    ) -> tuple[Grant | Failure, Now]:
+        if self.client.is_closed:
+            error = RevosConfigurationError("the http_client that the manager was given is closed")
+            return (
+                oauth2.request_failure(source.method, source.client_id, source.token_url, error),
+                self._now(),
+            )
+        http_request = self.client.build_request(
+            "POST",
+            request.url,
+            headers=dict(request.headers),
+            content=request.body,
+            timeout=None,
+        )
+        http_request.stream = _Body(request.body)
+        response = await self.client.send(
+            http_request, stream=True, auth=None, follow_redirects=False
+        )
+        try:
+            head = self._now()
+            body = await _read(response)
+        finally:
+            with anyio.move_on_after(CLOSING_SECONDS, shield=True):
+                await response.aclose()
+        outcome = oauth2.parse_response(
+            request,
+            source.client_id,
+            response.status_code,
+            response.headers,
+            body,
+            now=head.time,
+            default_lifetime=self.default_lifetime,
+        )
+        return outcome, head
+
+    def _timed_out(
+        self, source: CredentialSource, request: TokenRequest | None, seconds: float
+    ) -> Failure:
+        error = TimeoutError(f"no complete answer within {seconds:.3g} s")
+        if request is None:
+            return oauth2.request_failure(source.method, source.client_id, source.token_url, error)
+        return oauth2.transport_failure(request, source.client_id, error)
+
+    def _log(self, source: CredentialSource, outcome: Grant | Failure, seconds: float) -> None:
+        if isinstance(outcome, Grant):
+            told = f"granted, token {fingerprint_of(outcome.value)}"
+        else:
+            told = f"failed, status {outcome.status_code or 'none'}"
+            told += f", {outcome.error}" if outcome.error else ""
+        audit.info(
+            "token request by %s to %s as %r: %s, after %.3f s",
+            source.method,
+            _without_query(source.token_url),
+            source.client_id,
+            told,
+            seconds,
+        )
+
+
+def _without_query(url: str) -> str:
+    return url.partition("?")[0]
+
+
+def _open_client(config: GatewayConfig) -> httpx.AsyncClient:
+    urls = (config.token_url, config.fallback_token_url or config.token_url)
+    return httpx.AsyncClient(verify=ssl_context_for(urls, config.ca_file))
+
+
+async def _read(response: httpx.Response) -> bytes:
+    """The body as it came, undecoded, up to one byte more than may be read.
+
+    Whoever stops an async generator half-way leaves it to the garbage collector. So past the limit
+    reading goes on into a cancellation, which ends all generators in between.
+    """
+    body = bytearray()
+    with anyio.CancelScope() as scope:
+        # Not `aiter_raw`, which has nothing left to give where a mock transport made the answer.
+        async for part in cast("AsyncIterable[bytes]", response.stream):
+            if len(body) <= oauth2.MAX_BODY:
+                body += part
+            else:
+                scope.cancel()
+    return bytes(body[: oauth2.MAX_BODY + 1])

@@ -1,0 +1,230 @@
+"""The seam to LangChain: messages and the shape of the answer in; answer, usage, reason out.
+
+Only this module knows the chat model and the OpenAI client. It imports both, so it is imported
+late, in a thread. Its coroutines run on asyncio, which is what LangChain's run on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import httpx2
+import openai
+from attrs import frozen
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_openai import ChatOpenAI
+
+from revos.auth import BearerAuth
+from revos.config import ModelConfig
+from revos.errors import RevosAPIError, RevosError, RevosValidationError, own_copy
+from revos.oauth2 import retry_after_of
+from revos.redact import redact, strip
+
+__all__ = ["Completion", "complete", "make_llm", "model_ids"]
+
+# The auth puts the real one into each request.
+NO_KEY = "set-by-revos-auth"
+
+
+@frozen
+class Completion:
+    """What the model answered: text, or the arguments of the tool that it called (JSON)."""
+
+    answer: str | None
+    finish_reason: str | None
+    usage: tuple[int, int]  # prompt and completion tokens
+    model: str | None
+
+
+class _AsyncClient(openai.AsyncOpenAI):
+    """Requests go by `auth`; the pool behind `http_client` is shared."""
+
+    auth: BearerAuth | None = None
+
+    @property
+    def custom_auth(self) -> Any:
+        return self.auth
+
+
+class _SyncClient(openai.OpenAI):
+    auth: BearerAuth | None = None
+
+    @property
+    def custom_auth(self) -> Any:
+        return self.auth
+
+
+def make_llm(
+    config: ModelConfig,
+    base_url: str,
+    auth: BearerAuth,
+    http: httpx2.AsyncClient,
+    sync_http: httpx2.Client,
+) -> ChatOpenAI:
+    """The chat model over shared clients: neither it nor a client is built again for a new token.
+
+    Retries are off here: one layer has them, the extractor.
+    """
+    timeout = openai.Timeout(config.timeout) if config.timeout is not None else openai.not_given
+    shared: dict[str, Any] = {
+        "base_url": base_url,
+        "api_key": NO_KEY,
+        "max_retries": 0,
+        "timeout": timeout,
+    }
+    async_client = _AsyncClient(**shared, http_client=http)
+    async_client.auth = auth
+    sync_client = _SyncClient(**shared, http_client=sync_http)
+    sync_client.auth = auth
+    settings: dict[str, Any] = {
+        "temperature": config.temperature,
+        "max_tokens": config.max_tokens,
+        "top_p": config.top_p,
+        "frequency_penalty": config.frequency_penalty,
+        "presence_penalty": config.presence_penalty,
+    }
+    return ChatOpenAI(
+        model=config.model,
+        base_url=base_url,
+        api_key=NO_KEY,  # type: ignore[arg-type]  # pydantic makes the SecretStr
+        max_retries=0,
+        use_responses_api=False,
+        root_async_client=async_client,
+        async_client=async_client.chat.completions,
+        root_client=sync_client,
+        client=sync_client.chat.completions,
+        **{name: value for name, value in settings.items() if value is not None},
+    )
+
+
+async def complete(
+    llm: ChatOpenAI, messages: Sequence[BaseMessage], options: dict[str, Any]
+) -> Completion:
+    """One chat completion.
+
+    :raises RevosAPIError: the gateway refused, or could not be reached
+    :raises RevosTokenError: no token could be had for the request
+    :raises RevosValidationError: the answer was cut off or held back
+    """
+    try:
+        message = await llm.ainvoke(list(messages), **options)
+    except openai.LengthFinishReasonError as error:
+        raise RevosValidationError(
+            "the answer was cut off at its longest: raise max_tokens of this model"
+        ) from strip(error)
+    except openai.ContentFilterFinishReasonError as error:
+        raise RevosValidationError("the gateway's content filter held the answer back") from strip(
+            error
+        )
+    except (openai.OpenAIError, *_MALFORMED) as error:
+        raise api_error(error) from strip(error, _token_in(error))
+    return _completion_of(message)
+
+
+# What LangChain and the OpenAI client make of an answer that is no chat completion.
+_MALFORMED = (ValueError, TypeError, KeyError, AttributeError, IndexError, UserWarning)
+
+
+def _completion_of(message: AIMessage) -> Completion:
+    calls = message.tool_calls
+    if calls:
+        answer: str | None = json.dumps(calls[0]["args"])
+    elif message.invalid_tool_calls:
+        answer = message.invalid_tool_calls[0]["args"]
+    else:
+        answer = message.text or None
+    usage = message.usage_metadata
+    told = message.response_metadata
+    return Completion(
+        answer=answer,
+        finish_reason=told.get("finish_reason"),
+        usage=(usage["input_tokens"], usage["output_tokens"]) if usage else (0, 0),
+        model=told.get("model_name"),
+    )
+
+
+def api_error(error: Exception) -> RevosError:
+    """The error of revos for whatever a request ended in.
+
+    The OpenAI client wraps what leaves an auth flow, and LangChain wraps once more: a `RevosError`
+    may be anywhere along the chain, and it is what the caller must see.
+    """
+    status: openai.APIStatusError | None = None
+    link: BaseException | None = error
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        if isinstance(link, RevosError):
+            return own_copy(link)
+        if status is None and isinstance(link, openai.APIStatusError):
+            status = link
+        link = link.__cause__ or link.__context__
+    if status is not None:
+        return _refused(status)
+    if isinstance(error, openai.APITimeoutError):
+        return RevosAPIError("the gateway did not answer in time", temporary=True)
+    if isinstance(error, openai.APIConnectionError):
+        return _unreachable(error.__cause__ or error)
+    return RevosAPIError(
+        f"the gateway's answer is no chat completion ({type(error).__name__}): check REVOS_BASE_URL"
+    )
+
+
+def _unreachable(error: BaseException) -> RevosAPIError:
+    return RevosAPIError(
+        f"the gateway could not be reached ({type(error).__name__}): check REVOS_BASE_URL and the "
+        "network",
+        temporary=True,
+    )
+
+
+def _token_in(error: BaseException) -> list[str]:
+    """The token that the request had, which a gateway may have sent back."""
+    request = getattr(error, "request", None)
+    header = request.headers.get("authorization", "") if request is not None else ""
+    return [header.removeprefix("Bearer ")] if header else []
+
+
+def _refused(error: openai.APIStatusError) -> RevosAPIError:
+    status = error.status_code
+    told = error.body.get("message") if isinstance(error.body, dict) else None
+    words = redact(told if isinstance(told, str) else error.message, _token_in(error))
+    what = "check the model's id" if status == 404 else "check the request and the gateway"
+    if status in (401, 403):
+        what = "check that the client may use this model"
+    if status == 429 or status >= 500:
+        what = "try again later"
+    return RevosAPIError(
+        f"the gateway refused with HTTP {status}: {words} ({what})",
+        status_code=status,
+        code=error.code if isinstance(error.code, str) else None,
+        retry_after=retry_after_of(error.response.headers.get("retry-after")),
+        temporary=status in (408, 409, 425, 429) or status >= 500,
+    )
+
+
+async def model_ids(http: httpx2.AsyncClient, base_url: str) -> list[str]:
+    """The ids of `GET {base_url}/models`.
+
+    :raises RevosAPIError: the gateway refused, could not be reached, or lists nothing
+    """
+    try:
+        response = await http.get(base_url.rstrip("/") + "/models")
+    except httpx2.HTTPError as error:
+        raise _unreachable(error) from strip(error)
+    if response.status_code != 200:
+        raise RevosAPIError(
+            f"the gateway refused to list its models with HTTP {response.status_code}",
+            status_code=response.status_code,
+            retry_after=retry_after_of(response.headers.get("retry-after")),
+            temporary=response.status_code == 429 or response.status_code >= 500,
+        )
+    try:
+        return [str(model["id"]) for model in response.json()["data"]]
+    except _MALFORMED:
+        raise RevosAPIError(
+            "the gateway's answer is no list of models: check REVOS_BASE_URL",
+            status_code=response.status_code,
+        ) from None

@@ -1,0 +1,33 @@
+"""The managers that are open around a piece of code: the one ContextVar of the library.
+
+It holds an immutable stack, so entering in one task never shows in another that was not started
+inside. Managers that are closed are passed over, not popped: blocks may end in any order.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from revos.manager import TokenManager
+
+__all__ = ["innermost", "push", "remove"]
+
+_managers: ContextVar[tuple[TokenManager, ...]] = ContextVar("revos_managers", default=())
+
+
+def push(manager: TokenManager) -> None:
+    _managers.set((*_managers.get(), manager))
+
+
+def remove(manager: TokenManager) -> None:
+    _managers.set(tuple(other for other in _managers.get() if other is not manager))
+
+
+def innermost() -> TokenManager | None:
+    """The innermost manager of this context that is still open."""
+    for manager in reversed(_managers.get()):
+        if manager.is_background_service_running():
+            return manager
+    return None

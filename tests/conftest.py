@@ -1,0 +1,51 @@
+"""Every asynchronous test runs on asyncio, on asyncio with uvloop and on Trio.
+
+`--backend asyncio` (or `uvloop`, or `trio`; may be repeated) leaves the others out.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+
+BACKENDS = ("asyncio", "uvloop", "trio")
+
+
+def _needs(module):
+    return pytest.mark.skipif(find_spec(module) is None, reason=f"{module} is not installed")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop", marks=_needs("uvloop")),
+        pytest.param(("trio", {}), id="trio", marks=_needs("trio")),
+    ]
+)
+def anyio_backend(request):
+    return request.param
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--backend",
+        action="append",
+        choices=BACKENDS,
+        help="run asynchronous tests on this backend only; may be repeated",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    wanted = config.getoption("--backend") or BACKENDS
+    elsewhere = [item for item in items if _backend_of(item) not in {None, *wanted}]
+    if elsewhere:
+        config.hook.pytest_deselected(items=elsewhere)
+        items[:] = [item for item in items if item not in set(elsewhere)]
+
+
+def _backend_of(item):
+    """The backend that an item is parametrised with, or None for a test that needs no loop."""
+    backend = getattr(item, "callspec", None) and item.callspec.params.get("anyio_backend")
+    name, options = backend if isinstance(backend, tuple) else (backend, {})
+    return "uvloop" if options.get("use_uvloop") else name

@@ -1,0 +1,97 @@
+"""P11. Files, signing, TLS contexts and the building of clients run in threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import anyio
+import pytest
+
+from revos import TokenManager, endpoint, manager
+from revos.extraction import runtime
+from support import ScriptedEndpoint, config
+
+
+@pytest.fixture
+def threads_of(monkeypatch):
+    """Records the thread in which a function of a module runs."""
+
+    def watch(module, name):
+        seen = []
+        original = getattr(module, name)
+
+        def watched(*args, **kwargs):
+            seen.append(threading.get_ident())
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, watched)
+        return seen
+
+    return watch
+
+
+async def test_the_loop_runs_on_while_a_secret_file_blocks(tmp_path):
+    path = tmp_path / "secret"
+    os.mkfifo(path)
+    token_endpoint = ScriptedEndpoint()
+    settings = config(client_secret=None, client_secret_file=str(path))
+
+    async with TokenManager(settings, http_client=token_endpoint.client()) as tm:
+        await anyio.wait_all_tasks_blocked()  # The reader is stuck in its thread, and we are not.
+        assert tm.health().reason == "no usable token yet"
+        await anyio.to_thread.run_sync(path.write_text, "from-the-pipe\n")
+        await tm.get_token()
+
+    assert b"client_secret=from-the-pipe" in token_endpoint.requests[0].content
+
+
+async def test_leaving_does_not_wait_for_a_secret_file_that_blocks(tmp_path):
+    path = tmp_path / "secret"
+    os.mkfifo(path)
+    settings = config(client_secret=None, client_secret_file=str(path))
+
+    with anyio.fail_after(1):
+        async with TokenManager(settings, http_client=ScriptedEndpoint().client()):
+            await anyio.wait_all_tasks_blocked()
+
+    path.write_text("let the abandoned thread go")
+
+
+async def test_the_environment_is_read_in_a_thread(threads_of, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"CLIENT_ID": "x", "CLIENT_SECRET": "y"}.items():
+        monkeypatch.setenv(f"REVOS_{name}", value)
+    for name in ("TOKEN_URL", "BASE_URL"):
+        monkeypatch.setenv(f"REVOS_{name}", "http://127.0.0.1:9/")
+    readers = threads_of(manager, "load_config")
+
+    async with TokenManager(http_client=ScriptedEndpoint().client()) as tm:
+        assert tm.config.revos.client_id == "x"
+
+    assert readers
+    assert threading.get_ident() not in readers
+
+
+async def test_requests_are_built_and_signed_in_a_thread(threads_of):
+    builders = threads_of(endpoint.oauth2, "build_request")
+
+    async with TokenManager(config(), http_client=ScriptedEndpoint().client()) as tm:
+        await tm.get_token()
+
+    assert builders
+    assert threading.get_ident() not in builders
+
+
+async def test_clients_and_tls_contexts_are_made_in_threads(threads_of, revos_gateway):
+    token_contexts = threads_of(endpoint, "ssl_context_for")
+    api_contexts = threads_of(runtime, "ssl_context_for")
+    imports = threads_of(runtime, "_import_langchain")
+
+    async with TokenManager(revos_gateway.config()) as tm, tm.extractor("gpt-4"):
+        await tm.get_token()
+
+    assert token_contexts
+    assert api_contexts
+    assert imports
+    assert threading.get_ident() not in {*token_contexts, *api_contexts, *imports}

@@ -1,0 +1,212 @@
+"""What several tests share: a clock turned by hand, a token endpoint and an API by script,
+configurations.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import ModuleType
+
+import anyio
+import httpx
+from anyio import to_thread
+from anyio.lowlevel import checkpoint
+
+from revos import Config, GatewayConfig, ModelConfig, TokenConfig, TokenManager
+
+CLIENT_ID = "client-7"
+CLIENT_SECRET = "s3cret/with+punctuation&="
+TOKEN_URL = "http://127.0.0.1:9/token"
+BASE_URL = "http://127.0.0.1:9/v1"
+
+
+async def settle() -> None:
+    """Let every task run until it waits for something else than a worker thread.
+
+    Not for tests that keep worker threads busy: it would wait for them.
+    """
+    while True:
+        # AnyIO naps for 0.1 s on asyncio where a task can still run, so let most of them run before.
+        for _ in range(30):
+            await checkpoint()
+        await anyio.wait_all_tasks_blocked()
+        if not any(_waits_for_thread(task.coro) for task in anyio.get_running_tasks()):
+            return
+        await anyio.sleep(0.0005)
+
+
+def _waits_for_thread(awaited: object) -> bool:
+    while awaited is not None:
+        if getattr(awaited, "cr_code", None) is to_thread.run_sync.__code__:
+            return True
+        awaited = getattr(awaited, "cr_await", None)
+    return False
+
+
+class ManualClock:
+    """Stands still until `advance`; the wall clock can be set apart from the monotonic one."""
+
+    def __init__(self) -> None:
+        self.now_monotonic = 1_000.0
+        self.now_time = 1_800_000_000.0
+        self.timers_set = 0
+        self._timers: list[tuple[float, anyio.CancelScope]] = []
+
+    def monotonic(self) -> float:
+        return self.now_monotonic
+
+    def time(self) -> float:
+        return self.now_time
+
+    async def sleep(self, seconds: float) -> None:
+        with self.move_on_after(seconds):
+            await anyio.sleep_forever()
+
+    def move_on_after(self, seconds: float) -> anyio.CancelScope:
+        self.timers_set += 1
+        scope = anyio.CancelScope()
+        if seconds <= 0:
+            scope.cancel()
+        else:
+            self._timers.append((self.now_monotonic + seconds, scope))
+        return scope
+
+    async def advance(self, seconds: float) -> None:
+        """Turn both clocks, fire what is due, and let every task run until it waits again."""
+        self.now_monotonic += seconds
+        self.now_time += seconds
+        due = [timer for timer in self._timers if timer[0] <= self.now_monotonic]
+        self._timers = [timer for timer in self._timers if timer not in due]
+        for _, scope in due:
+            scope.cancel()
+        await settle()
+
+
+class ScriptedEndpoint:
+    """A token endpoint as an `httpx.MockTransport`: numbered tokens unless a script says otherwise.
+
+    `script` holds answers for the next requests: a status, an `httpx.Response`, an exception to
+    raise, or a callable that makes one of these. `hold()` keeps requests waiting inside its block.
+    `name` makes the token of the request with this number.
+    """
+
+    def __init__(self, lifetime: float = 3600.0) -> None:
+        self.lifetime = lifetime
+        self.name: Callable[[int], str] = "token-{}".format
+        self.script: list[object] = []
+        self.requests: list[httpx.Request] = []
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self._gate: anyio.Event | None = None
+        self.started = anyio.Event()
+
+    @property
+    def count(self) -> int:
+        return len(self.requests)
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        gate = self._gate = anyio.Event()
+        try:
+            yield
+        finally:
+            self._gate = None
+            gate.set()
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        number = self.count
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        self.started.set()
+        try:
+            answer: object = self.script.pop(0) if self.script else 200
+            if self._gate is not None:
+                await self._gate.wait()
+            if isinstance(answer, Callable):  # type: ignore[arg-type]
+                answer = answer()
+            if isinstance(answer, Exception):
+                raise answer
+            if isinstance(answer, httpx.Response):
+                return answer
+            if answer != 200:
+                return httpx.Response(answer, json={"error": "made_up"})
+            return token_response(self.name(number), self.lifetime)
+        finally:
+            self.in_flight -= 1
+
+
+class ScriptedApi:
+    """The gateway's API as a mock transport of httpx or httpx2, by a rule for the tokens.
+
+    `accepts` says whether a token (None: none was sent) is accepted; a refusal has `status` and
+    `challenge`. `redirects` maps paths to the addresses that they redirect to.
+    """
+
+    def __init__(self, accepts: Callable[[str | None], bool] = bool) -> None:
+        self.accepts = accepts
+        self.status = 401
+        self.challenge: str | None = 'Bearer error="invalid_token"'
+        self.redirects: dict[str, str] = {}
+        self.requests: list[httpx.Request] = []
+        self.tokens: list[str | None] = []  # At arrival: an auth flow changes its request later.
+
+    def client(self, library: ModuleType = httpx, **options: object) -> httpx.AsyncClient:
+        transport = library.MockTransport(partial(self._answer, library.Response))
+        return library.AsyncClient(transport=transport, base_url=BASE_URL, **options)
+
+    def sync_client(self, library: ModuleType = httpx, **options: object) -> httpx.Client:
+        transport = library.MockTransport(partial(self._answer, library.Response))
+        return library.Client(transport=transport, base_url=BASE_URL, **options)
+
+    def _answer(self, response: Callable[..., httpx.Response], request: httpx.Request) -> object:
+        self.requests.append(request)
+        self.tokens.append(bearer_of(request))
+        if target := self.redirects.get(request.url.path):
+            return response(307, headers={"location": target})
+        if self.accepts(bearer_of(request)):
+            return response(200, json={"served": len(self.requests)})
+        challenge = {"www-authenticate": self.challenge} if self.challenge is not None else {}
+        return response(self.status, headers=challenge, json={"error": "refused"})
+
+
+def bearer_of(request: httpx.Request) -> str | None:
+    """The token that a request carries."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token if scheme == "Bearer" else None
+
+
+def token_response(value: str, lifetime: object = 3600.0) -> httpx.Response:
+    body = {"access_token": value, "token_type": "Bearer", "expires_in": lifetime}
+    return httpx.Response(200, content=json.dumps(body).encode())
+
+
+def config(*, token: dict[str, object] | None = None, **gateway: object) -> Config:
+    """A configuration without a fallback; `fallback_auth_method="client_secret_basic"` adds one."""
+    settings: dict[str, object] = {
+        "client_id": CLIENT_ID,
+        "client_secret": CLIENT_SECRET,
+        "token_url": TOKEN_URL,
+        "base_url": BASE_URL,
+        "fallback_auth_method": "client_secret_post",
+    }
+    return Config(
+        revos=GatewayConfig(**(settings | gateway)),
+        token=TokenConfig(**(token or {})),
+        models={"gpt-4": ModelConfig(model="gpt-4"), "claude-4": ModelConfig(model="claude-4")},
+    )
+
+
+def manager(
+    endpoint: ScriptedEndpoint, clock: ManualClock | None = None, random: float = 0.0, **options: object
+) -> TokenManager:
+    """A manager over a scripted endpoint; with a clock, time stands still and `random` is fixed."""
+    settings = options.pop("config", None) or config(**options)
+    extra = {} if clock is None else {"_clock": clock, "_random": lambda: random}
+    return TokenManager(settings, http_client=endpoint.client(), **extra)

@@ -1,10 +1,11 @@
-"""What a contributor runs: `nox` alone does lint, typing, the tests of each Python that is here, and
-the lowest versions."""
+"""What a contributor runs: `nox` alone does lint, typing, the tests of each Python that is here,
+and the lowest versions."""
 
 from __future__ import annotations
 
+import os
 import shutil
-import sys
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -25,24 +26,17 @@ SUPPORTED = [
 BACKENDS = ["asyncio", "uvloop", "trio"]
 
 
+# pyenv puts stand-ins on the path that fail for all versions but the chosen ones.
+PYENV = sorted(Path("~/.pyenv/versions").expanduser().glob("3.*/bin"))
+os.environ["PATH"] = os.pathsep.join([*map(str, PYENV), os.environ["PATH"]])
+
+
 def _is_here(version: str) -> bool:
-    """This Python, one on the path, or one of pyenv's."""
-    this = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return version == this or bool(_interpreter(version))
-
-
-def _interpreter(version: str) -> str | None:
-    for root in sorted(Path("~/.pyenv/versions").expanduser().glob(f"{version}.*")):
-        if (root / "bin" / "python").exists():
-            return str(root / "bin" / "python")
     found = shutil.which(f"python{version}")
-    # A shim of pyenv's may be there for a version that is not.
-    return None if found is None or ".pyenv/shims" in found else found
+    return found is not None and not subprocess.run([found, "-c", ""], check=False).returncode
 
 
-HERE = [
-    (_interpreter(version) or sys.executable) for version in SUPPORTED if _is_here(version)
-]
+HERE = [version for version in SUPPORTED if _is_here(version)]
 
 
 def _install(session: nox.Session, *groups: str, extras: str = "all") -> None:
@@ -77,9 +71,7 @@ def tests(session: nox.Session, backend: str) -> None:
 @nox.session
 def lowest(session: nox.Session) -> None:
     """The suite on the lowest versions that pyproject.toml allows."""
-    session.install(
-        "--resolution", "lowest-direct", "-e", ".[all]", "--group", "tests"
-    )
+    session.install("--resolution", "lowest-direct", "-e", ".[all]", "--group", "tests")
     session.run("pytest", *session.posargs)
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import AsyncGenerator, Generator, Iterable
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -30,9 +31,13 @@ logger = logging.getLogger("revos.auth")
 
 @define
 class Consumer:
-    """Who shares one delay after refused replays."""
+    """Who shares one delay after refused replays.
+
+    :ivar replays: the tokens of the replays that are not answered yet, each under a key of its own
+    """
 
     refusals: Refusals = field(factory=Refusals)
+    replays: dict[object, str] = field(factory=dict, repr=False)
 
 
 class BearerAuth(httpx.Auth):
@@ -109,7 +114,8 @@ class BearerAuth(httpx.Auth):
             return  # No newer token: the caller sees the gateway's 401.
         if self._may_replay(request, value, newer):
             request.headers["Authorization"] = f"Bearer {newer}"
-            response = yield request
+            with self._replaying(newer):
+                response = yield request
             self._note_replay(newer, refused=_is_refusal(response, newer))
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
@@ -133,7 +139,8 @@ class BearerAuth(httpx.Auth):
             return
         if self._may_replay(request, value, newer):
             request.headers["Authorization"] = f"Bearer {newer}"
-            response = yield request
+            with self._replaying(newer):
+                response = yield request
             self._note_replay(newer, refused=_is_refusal(response, newer))
 
     def _is_ours(self, url: Any) -> bool:
@@ -154,7 +161,20 @@ class BearerAuth(httpx.Auth):
             )
         return False
 
+    @contextmanager
+    def _replaying(self, value: str) -> Iterator[None]:
+        key = object()
+        self._consumer.replays[key] = value
+        try:
+            yield
+        finally:
+            del self._consumer.replays[key]
+
     def _ask_again(self, value: str) -> Ask:
+        if value in list(self._consumer.replays.values()):
+            # Refused while a replay with this very token is out: as good as that one's refusal,
+            # which may be slow. Else each request in between would cost a refresh.
+            self._note_replay(value, refused=True)
         return Ask(superseding=value, not_before_at=self._consumer.refusals.until_at)
 
     def _may_replay(self, request: Any, value: str, newer: str) -> bool:

@@ -77,8 +77,7 @@ class TokenManager:
         with ExitStack() as stack:
             portal = stack.enter_context(start_blocking_portal(name="revos-blocking"))
             stack.enter_context(portal.wrap_async_context_manager(self._manager))
-            scope.push(self._manager)
-            stack.callback(scope.remove, self._manager)
+            stack.enter_context(scope.using(self._manager))
             self._stack = stack.pop_all()
         return self
 

@@ -8,153 +8,29 @@ is left.
 from __future__ import annotations
 
 import logging
-import ssl
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import cast
 
 import anyio
 import httpx
-from attrs import define, field, frozen
+from attrs import define, field
 
 from revos import oauth2
+from revos.clients import CLOSING_SECONDS, HandshakeGuard, make_client
 from revos.clock import Clock
 from revos.config import GatewayConfig
+from revos.credentials import CredentialSource, credential_sources
 from revos.errors import RevosConfigurationError
-from revos.oauth2 import Credential, Failure, Grant, TokenRequest
+from revos.oauth2 import Failure, Grant, TokenRequest
 from revos.policy import Now, Way
 from revos.threads import run_in_thread
 from revos.token import fingerprint_of
 
-__all__ = ["CredentialSource", "TokenEndpoint", "credential_sources", "ssl_context_for"]
+__all__ = ["TokenEndpoint"]
 
 audit = logging.getLogger("revos.audit")
-
-CLOSING_SECONDS = 0.05
-
-
-@frozen
-class CredentialSource:
-    """Where one way to authenticate gets its credential from, for every request anew."""
-
-    method: str
-    token_url: str
-    client_id: str
-    secret: str | None = field(repr=False)
-    secret_file: str | None
-    key_file: str | None
-    key_id: str | None
-    algorithm: str
-    assertion_audience: str | None
-
-    def read(self) -> Credential:
-        """The credential as its files have it now.
-
-        :raises OSError: a file can't be read
-        :raises RevosConfigurationError: it is not UTF-8, or empty
-        """
-        secret, key = self.secret, None
-        if self.secret_file is not None:
-            secret = _without_newline(_text_of(self.secret_file))
-        if self.key_file is not None:
-            key = _text_of(self.key_file)
-        return Credential(
-            method=self.method,
-            token_url=self.token_url,
-            client_id=self.client_id,
-            secret=secret,
-            private_key=key,
-            key_id=self.key_id,
-            algorithm=self.algorithm,
-            assertion_audience=self.assertion_audience,
-        )
-
-    def has_credential(self) -> bool:
-        if self.method == "private_key_jwt":
-            return self.key_file is not None
-        return self.secret is not None or self.secret_file is not None
-
-    def same_as(self, other: CredentialSource) -> bool:
-        """Whether both send the same request."""
-        return self == other
-
-
-def _text_of(path: str) -> str:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError:  # It holds what it could not decode.
-        raise RevosConfigurationError(f"the file {path!r} is not UTF-8 text") from None
-    if not text.strip():
-        raise RevosConfigurationError(f"the file {path!r} is empty")
-    return text
-
-
-def _without_newline(text: str) -> str:
-    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
-
-
-def credential_sources(config: GatewayConfig) -> Mapping[Way, CredentialSource]:
-    """The ways that are configured: the primary, and the fallback where it is one.
-
-    A fallback without a credential, or one that is the primary again, is none.
-    """
-
-    def source(
-        method: str, token_url: str, client_id: str, secret: str | None, secret_file: str | None
-    ) -> CredentialSource:
-        signs = method == "private_key_jwt"
-        return CredentialSource(
-            method=method,
-            token_url=token_url,
-            client_id=client_id,
-            secret=None if signs else secret,
-            secret_file=None if signs else secret_file,
-            key_file=config.private_key_file if signs else None,
-            key_id=config.private_key_id if signs else None,
-            algorithm=config.assertion_algorithm,
-            assertion_audience=config.assertion_audience if signs else None,
-        )
-
-    primary = source(
-        config.auth_method,
-        config.token_url,
-        config.client_id,
-        config.client_secret,
-        config.client_secret_file,
-    )
-    own_secret = config.fallback_client_secret or config.fallback_client_secret_file
-    fallback = source(
-        config.fallback_auth_method,
-        config.fallback_token_url or config.token_url,
-        config.fallback_client_id or config.client_id,
-        config.fallback_client_secret if own_secret else config.client_secret,
-        config.fallback_client_secret_file if own_secret else config.client_secret_file,
-    )
-    if not fallback.has_credential() or fallback.same_as(primary):
-        return {Way.PRIMARY: primary}
-    return {Way.PRIMARY: primary, Way.FALLBACK: fallback}
-
-
-def ssl_context_for(urls: Iterable[str], ca_file: str | None) -> ssl.SSLContext:
-    """A context that verifies; loading the authorities blocks for long.
-
-    :param ca_file: the certificates to trust instead of the usual ones
-    :raises RevosConfigurationError: the file can't be read or holds no certificate
-    """
-    if not any(url.lower().startswith("https:") for url in urls):
-        # Nobody will ask the authorities, and loading them costs more than all the rest. This
-        # context trusts none.
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if ca_file is None:
-        return httpx.create_ssl_context()
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        raise RevosConfigurationError(
-            f"REVOS_CA_FILE: {ca_file!r} has no readable certificates ({error.strerror or error})"
-        ) from None
 
 
 class _Body(httpx.AsyncByteStream):
@@ -267,6 +143,7 @@ class TokenEndpoint:
             headers=dict(request.headers),
             content=request.body,
             timeout=None,
+            extensions={"trace": HandshakeGuard()},
         )
         http_request.stream = _Body(request.body)
         response = await self.client.send(
@@ -319,7 +196,7 @@ def _without_query(url: str) -> str:
 
 def _open_client(config: GatewayConfig) -> httpx.AsyncClient:
     urls = (config.token_url, config.fallback_token_url or config.token_url)
-    return httpx.AsyncClient(verify=ssl_context_for(urls, config.ca_file))
+    return make_client(httpx.AsyncClient, urls, config.ca_file)
 
 
 async def _read(response: httpx.Response) -> bytes:

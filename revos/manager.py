@@ -11,6 +11,7 @@ import os
 import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from types import TracebackType
@@ -27,7 +28,8 @@ from revos.auth import BearerAuth
 from revos.broadcast import Broadcast, TokenStream
 from revos.clock import SYSTEM_CLOCK, Clock
 from revos.config import Config
-from revos.endpoint import TokenEndpoint, credential_sources
+from revos.credentials import credential_sources
+from revos.endpoint import TokenEndpoint
 from revos.errors import RevosClosedError, RevosConfigurationError, RevosError, RevosTokenError
 from revos.extraction import Extractors, LangChainExtractor, Strategy
 from revos.extraction.extractor import open_extractors
@@ -102,6 +104,7 @@ class TokenManager:
         self._runtime: Runtime | None = None
         self._auth: BearerAuth | None = None
         self._crash: Exception | None = None
+        self._scopes: list[anyio.CancelScope] = []
         self._entered = False
         self._open = False
 
@@ -131,10 +134,15 @@ class TokenManager:
         self._thread_id = threading.get_ident()
         self._task_id = anyio.get_current_task().id
         async with AsyncExitStack() as stack:
+            endpoint = await stack.enter_async_context(
+                TokenEndpoint.opened(self._config.revos, self._clock, self._http_client)
+            )
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(self._tasks.cancel_scope.cancel)
             self._portal = await stack.enter_async_context(from_thread.BlockingPortal())
-            self._tasks.start_soon(self._supervise, self._refresh)
+            # What threads still wait for is cancelled: it may wait for a gateway that hangs.
+            stack.push_async_callback(self._portal.stop, cancel_remaining=True)
+            self._tasks.start_soon(self._supervise, partial(self._refresher.run, endpoint))
             self._open = True
             scope.push(self)
             stack.callback(self._close)
@@ -186,6 +194,8 @@ class TokenManager:
         self._open = False
         self._broadcast.close()
         scope.remove(self)
+        for task_scope in self._scopes:
+            task_scope.cancel()
         if self._refresher is not None:
             self._refresher.close(self._closed_error())
 
@@ -193,19 +203,14 @@ class TokenManager:
         """A task of the manager; what it did not expect fails the waiters and leaves the block,
         bare.
         """
-        try:
-            await task()
-        except Exception as error:  # noqa: BLE001 - whatever it is, `__aexit__` raises it
-            self._crash = error
-            self._close()
-            self._tasks.cancel_scope.cancel()
-
-    async def _refresh(self) -> None:
-        assert self._refresher is not None  # noqa: S101 - set before this task is started
-        async with TokenEndpoint.opened(
-            self.config.revos, self._clock, self._http_client
-        ) as endpoint:
-            await self._refresher.run(endpoint)
+        with anyio.CancelScope() as task_scope:
+            self._scopes.append(task_scope)
+            try:
+                await task()
+            except Exception as error:  # noqa: BLE001 - whatever it is, `__aexit__` raises it
+                self._crash = error
+                self._close()
+                self._tasks.cancel_scope.cancel()
 
     def _has_usable(self) -> bool:
         _, unusable_at, unusable_time = self._usable
@@ -404,8 +409,8 @@ class TokenManager:
             return await self._obtain(ask)
         try:
             return await self._portal.call_async(self._obtain, ask)
-        except RuntimeError:
-            self._raise_if_closed()
+        except (RuntimeError, CancelledError) as error:
+            self._raise_if_closed(error)
             raise
 
     def _call_from_thread(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -423,8 +428,8 @@ class TokenManager:
             )
         try:
             return self._portal.call(call)
-        except RuntimeError:
-            self._raise_if_closed()
+        except (RuntimeError, CancelledError) as error:
+            self._raise_if_closed(error)
             raise
 
     def _report(self, event: policy.Event) -> None:
@@ -460,9 +465,9 @@ class TokenManager:
             )
         return self._refresher
 
-    def _raise_if_closed(self) -> None:
-        """The portal says of a closed manager only that it is not running."""
-        if not self._open:
+    def _raise_if_closed(self, error: Exception) -> None:
+        """The portal of a manager that is left is not running, or has cancelled the call."""
+        if not self._open or isinstance(error, CancelledError):
             raise self._closed_error() from None
 
     def _closed_error(self) -> RevosClosedError:

@@ -370,13 +370,13 @@ def _turn(state: State, now: Now, rules: Rules) -> tuple[State, Decision]:
             if now.monotonic < begin_at:
                 return state, Wait(begin_at)
             state, _ = _queued(state, Kind.NORMAL)
-        elif state.queue[0] is Kind.FALLBACK_ONLY and state.last_failure is not None:
+        elif state.last_failure is not None and state.queue[0] is Kind.FALLBACK_ONLY:
             # While it was queued the fallback may have failed in the cycle before.
-            rest = state.told_to_wait_until_at[1] - now.monotonic
+            failure, rest = state.last_failure, state.told_to_wait_until_at[1] - now.monotonic
             if rest > 0:
                 number = state.begun + 1
                 state = evolve(state, queue=state.queue[1:], begun=number)
-                return state, Finished(number, state.last_failure, state.last_attempts, rest)
+                return state, Finished(number, failure, state.last_attempts, rest)
         state = _begun(state, now, rules)
     cycle = state.cycle
     assert cycle is not None  # noqa: S101 - `_begun` has just set it, which mypy can't see

@@ -155,13 +155,18 @@ def url(value: Any) -> str:
 
 def is_safe_transport(address: str) -> bool:
     """Whether a secret may be sent there: over TLS, or without leaving the machine."""
+    return urlsplit(address).scheme == "https" or is_loopback(address)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether the URL is one of this machine."""
     from ipaddress import ip_address
 
-    parts = urlsplit(address)
-    if parts.scheme == "https" or parts.hostname == "localhost":
+    host = urlsplit(address).hostname or ""
+    if host == "localhost":
         return True
     try:
-        return ip_address(parts.hostname or "").is_loopback
+        return ip_address(host).is_loopback
     except ValueError:
         return False
 

@@ -6,13 +6,15 @@ inside. Managers that are closed are passed over, not popped: blocks may end in 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from revos.manager import TokenManager
 
-__all__ = ["innermost", "push", "remove"]
+__all__ = ["innermost", "push", "remove", "using"]
 
 _managers: ContextVar[tuple[TokenManager, ...]] = ContextVar("revos_managers", default=())
 
@@ -23,6 +25,16 @@ def push(manager: TokenManager) -> None:
 
 def remove(manager: TokenManager) -> None:
     _managers.set(tuple(other for other in _managers.get() if other is not manager))
+
+
+@contextmanager
+def using(manager: TokenManager) -> Iterator[None]:
+    """Inside, `manager` is the innermost."""
+    push(manager)
+    try:
+        yield
+    finally:
+        remove(manager)
 
 
 def innermost() -> TokenManager | None:

@@ -29,7 +29,7 @@ class AccessToken:
     >>> from datetime import datetime, timezone
     >>> AccessToken("s3cret", datetime(2030, 1, 1, tzinfo=timezone.utc), None, "client_secret_post")
     AccessToken(expires_at=datetime.datetime(2030, 1, 1, 0, 0, tzinfo=datetime.timezone.utc), \
-scope=None, method='client_secret_post', fingerprint='bfabba36')
+scope=None, method='client_secret_post', fingerprint='1ec1c26b')
     """
 
     value: str = field(repr=False)

@@ -65,23 +65,30 @@ class ManualClock:
         with self.move_on_after(seconds):
             await anyio.sleep_forever()
 
-    def move_on_after(self, seconds: float) -> anyio.CancelScope:
+    @property
+    def timers_waiting(self) -> int:
+        return len(self._timers)
+
+    @contextmanager
+    def move_on_after(self, seconds: float) -> Iterator[anyio.CancelScope]:
         self.timers_set += 1
-        scope = anyio.CancelScope()
-        if seconds <= 0:
-            scope.cancel()
-        else:
-            self._timers.append((self.now_monotonic + seconds, scope))
-        return scope
+        with anyio.CancelScope() as scope:
+            timer = (self.now_monotonic + seconds, scope)
+            self._timers.append(timer)
+            if seconds <= 0:
+                scope.cancel()
+            try:
+                yield scope
+            finally:
+                self._timers.remove(timer)
 
     async def advance(self, seconds: float) -> None:
         """Turn both clocks, fire what is due, and let every task run until it waits again."""
         self.now_monotonic += seconds
         self.now_time += seconds
-        due = [timer for timer in self._timers if timer[0] <= self.now_monotonic]
-        self._timers = [timer for timer in self._timers if timer not in due]
-        for _, scope in due:
-            scope.cancel()
+        for at, scope in self._timers:
+            if at <= self.now_monotonic:
+                scope.cancel()
         await settle()
 
 
@@ -204,7 +211,10 @@ def config(*, token: dict[str, object] | None = None, **gateway: object) -> Conf
 
 
 def manager(
-    endpoint: ScriptedEndpoint, clock: ManualClock | None = None, random: float = 0.0, **options: object
+    endpoint: ScriptedEndpoint,
+    clock: ManualClock | None = None,
+    random: float = 0.0,
+    **options: object,
 ) -> TokenManager:
     """A manager over a scripted endpoint; with a clock, time stands still and `random` is fixed."""
     settings = options.pop("config", None) or config(**options)

@@ -9,9 +9,9 @@ neither loop.
 
 from __future__ import annotations
 
-import ssl
 import sys
 from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
@@ -19,8 +19,8 @@ import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from revos.auth import BearerAuth
+from revos.clients import CLOSING_SECONDS, HandshakeGuard, make_client
 from revos.config import ModelConfig, match_key
-from revos.endpoint import ssl_context_for
 from revos.errors import RevosClosedError, RevosError, own_copy
 from revos.extraction.strategies import Step
 from revos.threads import run_in_thread
@@ -37,7 +37,6 @@ __all__ = ["Runtime"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-CLOSING_SECONDS = 0.05
 # As the OpenAI client has them by default.
 MAX_CONNECTIONS, MAX_KEEPALIVE = 1000, 100
 
@@ -107,7 +106,7 @@ class Runtime:
             return await function(*args)
         try:
             return await self._portal.call_async(function, *args)
-        except RuntimeError:
+        except (RuntimeError, CancelledError):
             if self.manager.is_background_service_running():
                 raise
             raise RevosClosedError("this TokenManager is closed: its block was left") from None
@@ -164,13 +163,19 @@ def _open_clients(
 ) -> tuple[httpx2.AsyncClient, httpx2.Client]:
     import httpx2
 
-    context: ssl.SSLContext = ssl_context_for([base_url], ca_file)
     limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_KEEPALIVE)
     auth: Any = manager.auth
+    hooks = {"request": [_guard_handshake]}
     return (
-        httpx2.AsyncClient(verify=context, limits=limits, auth=auth),
-        httpx2.Client(verify=context, limits=limits, auth=auth),
+        make_client(
+            httpx2.AsyncClient, [base_url], ca_file, limits=limits, auth=auth, event_hooks=hooks
+        ),
+        make_client(httpx2.Client, [base_url], ca_file, limits=limits, auth=auth),
     )
+
+
+async def _guard_handshake(request: httpx2.Request) -> None:
+    request.extensions["trace"] = HandshakeGuard()
 
 
 async def _stop_portal(portal: BlockingPortal, portal_manager: Any) -> None:

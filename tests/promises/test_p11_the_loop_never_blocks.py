@@ -84,14 +84,14 @@ async def test_requests_are_built_and_signed_in_a_thread(threads_of):
 
 
 async def test_clients_and_tls_contexts_are_made_in_threads(threads_of, revos_gateway):
-    token_contexts = threads_of(endpoint, "ssl_context_for")
-    api_contexts = threads_of(runtime, "ssl_context_for")
+    token_clients = threads_of(endpoint, "make_client")
+    api_clients = threads_of(runtime, "make_client")
     imports = threads_of(runtime, "_import_langchain")
 
     async with TokenManager(revos_gateway.config()) as tm, tm.extractor("gpt-4"):
         await tm.get_token()
 
-    assert token_contexts
-    assert api_contexts
+    assert token_clients
+    assert api_clients
     assert imports
-    assert threading.get_ident() not in {*token_contexts, *api_contexts, *imports}
+    assert threading.get_ident() not in {*token_clients, *api_clients, *imports}

@@ -1,0 +1,89 @@
+"""How HTTP clients are made, of httpx and of httpx2: trust, proxies, handshakes.
+
+Making one blocks (it loads certificates and modules), so it is done in a thread.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import anyio
+import httpx
+
+from revos.errors import RevosConfigurationError
+from revos.rules import is_loopback
+
+__all__ = ["CLOSING_SECONDS", "HandshakeGuard", "make_client", "ssl_context_for"]
+
+C = TypeVar("C")
+
+# What closing a client or a connection may take.
+CLOSING_SECONDS = 0.05
+
+
+def make_client(
+    kind: Callable[..., C], urls: Iterable[str], ca_file: str | None, **options: Any
+) -> C:
+    """A client of that kind for requests to these URLs.
+
+    Proxies come from the environment, as those of httpx do, but not for loopback: what goes to this
+    machine without TLS must not leave it.
+
+    :raises RevosConfigurationError: the certificates or a proxy of the environment can't be used
+    """
+    urls = tuple(urls)
+    mounts = {f"all://{_netloc_host(url)}": None for url in urls if is_loopback(url)}
+    try:
+        return kind(verify=ssl_context_for(urls, ca_file), mounts=mounts, **options)
+    except (ImportError, ValueError) as error:
+        # Its text may hold the proxy's password.
+        remedy = "" if isinstance(error, ValueError) else ' (pip install "httpx[socks]" for SOCKS)'
+        raise RevosConfigurationError(
+            "the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names can't be used: correct or "
+            f"unset the variable{remedy}"
+        ) from None
+
+
+def _netloc_host(url: str) -> str:
+    host = urlsplit(url).hostname or ""
+    return f"[{host}]" if ":" in host else host
+
+
+def ssl_context_for(urls: Iterable[str], ca_file: str | None) -> ssl.SSLContext:
+    """A context that verifies; loading the authorities blocks for long.
+
+    :param ca_file: the certificates to trust instead of the usual ones
+    :raises RevosConfigurationError: the file can't be read or holds no certificate
+    """
+    if not any(url.lower().startswith("https:") for url in urls):
+        # Nobody will ask the authorities, and loading them costs more than all the rest. This
+        # context trusts none.
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca_file is None:
+        return httpx.create_ssl_context()
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise RevosConfigurationError(
+            f"REVOS_CA_FILE: {ca_file!r} has no readable certificates ({error.strerror or error})"
+        ) from None
+
+
+class HandshakeGuard:
+    """Closes a connection that is cancelled in its TLS handshake, which httpcore leaves open.
+
+    A `trace` extension of httpcore: it is told of each step of a connection.
+    """
+
+    def __init__(self) -> None:
+        self._stream: Any = None
+
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            self._stream = info["return_value"]
+        elif event == "connection.start_tls.failed" and self._stream is not None:
+            with anyio.move_on_after(CLOSING_SECONDS, shield=True):
+                await self._stream.aclose()

@@ -1,0 +1,498 @@
+"""P10: no token, secret or assertion in any log record, exception, repr, status or warning."""
+
+import asyncio
+import json
+import logging
+import warnings
+from base64 import b64encode
+from urllib.parse import parse_qs, quote, quote_plus
+
+import anyio
+import httpx
+import httpx2
+import pytest
+import uvloop
+from anyio import to_thread
+from anyio.abc import SocketAttribute
+from evidence import Evidence, gathered
+from support import BASE_URL, TOKEN_URL, ManualClock, ScriptedApi, config, settle
+
+from revos import BearerAuth, RevosError, TokenManager, blocking, get_token_info
+from revos.testing import Answer, serve_gateway
+
+SECRET = 's3cr3t/Zq+with&=odd "chars"\\ünd%41-0123456789'
+OTHER_SECRET = "fallback-secret-5c1f9a7e22b04d6f8e1a"
+TOKEN = "eyJhbGciOi.J9-token_of/the+test~0a1b2c3d4e5f.signature-7788"
+SECRETS = (SECRET, OTHER_SECRET, TOKEN)
+ALL = {
+    "client_secret": SECRET,
+    "fallback_auth_method": "client_secret_basic",
+    "fallback_client_secret": OTHER_SECRET,
+}
+
+
+def granted(value=TOKEN, **more):
+    return httpx.Response(200, json={"access_token": value, "token_type": "Bearer", **more})
+
+
+def sent_with(request):
+    """All that a server could send back of what it was sent."""
+    form = request.content.decode()
+    secrets = [value for values in parse_qs(form).values() for value in values]
+    return " ".join([form, *secrets, request.headers.get("authorization", "")])
+
+
+def with_description(request, status=401):
+    body = {"error": "invalid_client", "error_description": f"I got {sent_with(request)}"}
+    return httpx.Response(status, json=body)
+
+
+def raising(kind):
+    def answer(request):
+        try:
+            headers = dict(request.headers)
+            raise ValueError(f"{sent_with(request)} {headers}")
+        except ValueError as error:
+            raise kind(f"could not send {sent_with(request)}", request=request) from error
+
+    return answer
+
+
+HOSTILE = {
+    "description": with_description,
+    "error code": lambda r: httpx.Response(400, json={"error": sent_with(r)}),
+    "retried": lambda r: with_description(r, 503),
+    "html": lambda r: httpx.Response(500, html=f"<p>{sent_with(r)}</p>"),
+    "no json": lambda r: httpx.Response(200, text=sent_with(r)),
+    "location": lambda r: httpx.Response(
+        302, headers={"location": f"https://{SECRET[:6]}.example/?{quote(sent_with(r))}"}
+    ),
+    "www-authenticate": lambda r: httpx.Response(
+        401, headers={"www-authenticate": f'Basic realm="{quote(sent_with(r))}"'}
+    ),
+    "token type": lambda r: httpx.Response(
+        200, json={"access_token": TOKEN, "token_type": sent_with(r)}
+    ),
+    "token but bad lifetime": lambda r: granted(expires_in=TOKEN),
+    "token in the error": lambda r: httpx.Response(
+        400, json={"error": "x", "error_description": f"you have {TOKEN}", "access_token": TOKEN}
+    ),
+    "scope": lambda r: granted(scope=f"{sent_with(r)} {TOKEN}"),
+    "connect error": raising(httpx.ConnectError),
+    "timeout": raising(httpx.ReadTimeout),
+    "protocol error": raising(httpx.RemoteProtocolError),
+    "granted": lambda r: granted(),
+}
+
+
+async def provoke(tm, evidence, clock):
+    """Use a manager in every way that can fail, and keep what comes of it."""
+    asks = [
+        tm.get_token,
+        lambda: tm.get_token(force_refresh=True),
+        lambda: tm.get_token(use_fallback=True),
+        tm.refresh,
+        tm.refresh_extractor,
+    ]
+    for ask in asks:
+        for _ in range(2):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(keep, evidence, ask)
+                await settle()
+                for _ in range(10):
+                    await clock.advance(1)
+                tasks.cancel_scope.cancel()
+    look_at(tm, evidence)
+
+
+async def keep(evidence, ask):
+    """Call, and keep the exception."""
+    try:
+        evidence.add("result", type(await ask()))
+    except RevosError as error:
+        evidence.add_error(error)
+        evidence.add_frames_of(error, "revos")
+
+
+def look_at(tm, evidence):
+    """What a manager shows of itself."""
+    evidence.add("status", tm.status)
+    evidence.add("status", json.dumps(get_token_info(manager=tm)))
+    evidence.add("status", tm.health())
+    for shown in (tm, tm.auth, BearerAuth(tm), tm.config, tm.config.revos, tm.extractor("gpt-4")):
+        evidence.add("repr", shown)
+    evidence.add_objects_of("revos", but="revos.testing")
+
+
+@pytest.mark.parametrize("answer", HOSTILE.values(), ids=HOSTILE)
+async def test_whatever_a_server_sends_back_nothing_leaks(answer):
+    clock = ManualClock()
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    settings = config(**ALL, max_retries=2)
+
+    with gathered() as evidence:
+        async with TokenManager(settings, http_client=client, _clock=clock) as tm:
+            async with tm.subscribe() as stream:
+                await provoke(tm, evidence, clock)
+                evidence.add("repr", stream)
+                evidence.add("repr", stream.latest)
+        look_at(tm, evidence)
+
+    assert len(evidence.texts) > 100
+    assert evidence.places_of(*SECRETS) == set()
+
+
+async def test_an_assertion_and_its_key_leak_nowhere(tmp_path):
+    jwt = pytest.importorskip("jwt")
+    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    (tmp_path / "key.pem").write_bytes(key)
+    assertions = []
+
+    def answer(request):
+        assertions.append(parse_qs(request.content.decode())["client_assertion"][0])
+        return with_description(request)
+
+    clock = ManualClock()
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    settings = config(
+        client_secret=None,
+        auth_method="private_key_jwt",
+        private_key_file=str(tmp_path / "key.pem"),
+        fallback_auth_method="private_key_jwt",
+    )
+
+    with gathered() as evidence:
+        async with TokenManager(settings, http_client=client, _clock=clock) as tm:
+            for _ in range(3):
+                await keep(evidence, tm.refresh)
+                await clock.advance(2)
+            look_at(tm, evidence)
+
+    assert jwt.get_unverified_header(assertions[0])["alg"] == "RS256"
+    lines = key.decode().splitlines()[1:-1]
+    signatures = [assertion.rpartition(".")[2] for assertion in assertions]
+    assert evidence.places_of(*assertions, *signatures, *lines) == set()
+
+
+@pytest.mark.parametrize("content", [SECRET.encode("latin-1"), b"\xff\xfe" + SECRET.encode(), b""])
+async def test_a_secret_file_that_cannot_be_used_leaks_nothing(tmp_path, content):
+    path = tmp_path / "secret"
+    path.write_bytes(content)
+    clock = ManualClock()
+    settings = config(client_secret=None, client_secret_file=str(path))
+
+    with gathered() as evidence:
+        async with TokenManager(settings, http_client=httpx.AsyncClient(), _clock=clock) as tm:
+            await keep(evidence, tm.get_token)
+            look_at(tm, evidence)
+
+    assert evidence.places_of(SECRET) == set()
+
+
+# Over sockets, with the logs of everybody who takes part.
+
+
+@pytest.mark.parametrize("auth_method", ["client_secret_post", "client_secret_basic"])
+@pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
+async def test_nothing_leaks_over_real_connections(library, auth_method):
+    tokens = []
+
+    with gathered() as evidence:
+        async with serve_gateway() as gateway:
+            gateway.client_secret = SECRET
+            settings = gateway.config(auth_method=auth_method, max_retries=1)
+            async with TokenManager(settings) as tm:
+                async with library.AsyncClient(auth=tm.auth) as http:
+                    url = f"{gateway.base_url}/models"
+                    tokens.append(await tm.get_token())
+                    await http.get(url)
+                    gateway.revoke()
+                    await http.get(url)
+                    tokens.append(await tm.get_token())
+                    gateway.challenge = f'Bearer error="invalid_token", got="{tokens[-1]}"'
+                    gateway.refuse_all = True
+                    await http.get(url)
+                    tokens.append(await tm.get_token())
+
+                    def send():
+                        with library.Client(auth=tm.auth) as sync_http:
+                            sync_http.get(url)
+
+                    await to_thread.run_sync(send)
+                    await http.get(f"http://localhost:{url.split(':')[2]}")
+                gateway.fail_next(5, status=401, body={"error": "invalid_client"})
+                await keep(evidence, tm.refresh)
+                look_at(tm, evidence)
+
+    logged = {place.split()[1].split(".")[0] for place, _ in evidence.texts if "log" in place}
+    assert {"revos", "httpx", "httpcore"} <= logged
+    assert evidence.places_of(SECRET, *tokens) == set()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 2", b"nonsense\r\n\r\n"], ids=str)
+async def test_nothing_leaks_when_a_connection_breaks(scheme, answer):
+    async def handle(stream):
+        async with stream:
+            await stream.receive()
+            await stream.send(answer or b" ")
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(SocketAttribute.local_port)
+    settings = config(**ALL, token_url=f"{scheme}://127.0.0.1:{port}/token", max_retries=1)
+
+    with gathered() as evidence:
+        async with listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, handle)
+            async with TokenManager(settings) as tm:
+                await keep(evidence, tm.get_token)
+                await keep(evidence, lambda: tm.get_token(use_fallback=True))
+                look_at(tm, evidence)
+            tasks.cancel_scope.cancel()
+
+    assert any(place == "exception" for place, _ in evidence.texts)
+    assert evidence.places_of(*SECRETS) == set()
+
+
+async def test_the_blocking_manager_leaks_nothing():
+    tokens = []
+
+    def use(gateway, evidence):
+        with blocking.TokenManager(gateway.config(max_retries=1)) as tm:
+            tokens.append(tm.get_token())
+            evidence.add("repr", tm)
+            evidence.add("repr", tm.auth)
+            gateway.fail_next(5, status=401, body={"error": "invalid_client"})
+            try:
+                tm.get_token(force_refresh=True)
+            except RevosError as error:
+                evidence.add_error(error)
+                evidence.add_frames_of(error, "revos")
+
+    with gathered() as evidence:
+        async with serve_gateway() as gateway:
+            gateway.client_secret = SECRET
+            await to_thread.run_sync(use, gateway, evidence)
+
+    assert evidence.places_of(SECRET, *tokens) == set()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_the_debug_log_of_asyncio_shows_no_secret(run):
+    async def main(evidence):
+        asyncio.get_running_loop().slow_callback_duration = 0
+        client = httpx.AsyncClient(transport=httpx.MockTransport(lambda r: granted()))
+        async with TokenManager(config(**ALL), http_client=client) as tm, tm.subscribe() as stream:
+            await stream.receive()
+            api = ScriptedApi(lambda token: False)
+            async with api.client(auth=tm.auth) as http:
+                await http.get("/models")
+
+            def send():
+                with api.sync_client(auth=tm.auth) as http:
+                    http.get("/models")
+
+            await to_thread.run_sync(send)
+            evidence.add("tasks", [repr(task) for task in asyncio.all_tasks()])
+
+    with gathered() as evidence:
+        run(main(evidence), debug=True)
+
+    assert any(place.startswith("log asyncio") for place, _ in evidence.texts)
+    assert evidence.places_of(*SECRETS) == set()
+
+
+# Prompts and answers.
+
+
+async def test_prompts_answers_and_tokens_stand_in_no_log_of_an_extraction():
+    pydantic = pytest.importorskip("pydantic")
+    person = pydantic.create_model("Person", name=(str, ...), age=(int, ...))
+    prompt = "Extract-the-person-4f9a2c77 who is meant: {text}"
+    text = "Adalgisa-Quartermaine-3b1d, 36 years old"
+
+    with gathered() as evidence:
+        async with serve_gateway() as gateway:
+            gateway.client_secret = SECRET
+            async with TokenManager(gateway.config()) as tm, tm.extractor("gpt-4") as gpt4:
+                evidence.add("repr", gpt4.llm)
+                evidence.add("repr", gpt4)
+                found = await gpt4.extract(person, prompt, text=text)
+                tokens = [await tm.get_token()]
+                said = f"I refuse {tokens[0]} in Bearer {tokens[0]}"
+                gateway.chat_script.append(
+                    Answer(status=418, body={"error": {"message": said, "code": said}})
+                )
+                await keep(evidence, lambda: gpt4.extract(person, prompt, text=text))
+                gateway.refuse_all = True
+                await keep(evidence, lambda: gpt4.extract(person, prompt, text=text))
+                tokens.append(await tm.get_token())
+                look_at(tm, evidence)
+
+    assert evidence.places_of(SECRET, *tokens) == set()
+    assert evidence.places_of("Extract-the-person-4f9a2c77", found.name, within="log") == set()
+
+
+# What logs say instead.
+
+
+async def test_the_audit_log_has_one_record_for_each_token_request(caplog):
+    caplog.set_level(logging.INFO, logger="revos.audit")
+    answers = [httpx.Response(503), httpx.Response(401, json={"error": "invalid_client"}), granted()]
+    clock = ManualClock()
+    client = httpx.AsyncClient(transport=httpx.MockTransport(lambda request: answers.pop(0)))
+    settings = config(**ALL, token_url=f"{TOKEN_URL}?key=hidden")
+
+    async with TokenManager(settings, http_client=client, _clock=clock) as tm:
+        await settle()
+        await clock.advance(1)
+        held = await tm.refresh(superseding="another")
+
+    records = [r.getMessage() for r in caplog.records if r.name == "revos.audit"]
+    assert len(records) == 3
+    assert all(TOKEN_URL in record and "hidden" not in record for record in records)
+    assert ["503" in records[0], "invalid_client" in records[1]] == [True, True]
+    assert held.fingerprint in records[2]
+    assert "client_secret_basic" in records[2]
+
+
+# The search finds what is there.
+
+
+SECRET_FORMS = {
+    "raw": SECRET,
+    "percent": quote(SECRET, safe=""),
+    "lower percent": quote(SECRET, safe="").lower(),
+    "form": quote_plus(SECRET),
+    "basic": b64encode(f"client-7:{quote_plus(SECRET)}".encode()).decode(),
+    "raw basic": b64encode(f"client-7:{SECRET}".encode()).decode(),
+    "json": json.dumps(SECRET),
+    "repr": repr(SECRET),
+    "cut": f"{SECRET[:30]}…",
+    "end": f"…{SECRET[-28:]}",
+}
+
+
+def plant_in_message(evidence, text):
+    logging.getLogger("planted").debug("it is " + text.replace("%", "%%"))  # noqa: G003
+
+
+def plant_in_arguments(evidence, text):
+    logging.getLogger("planted.child").debug("%s", {"headers": [text]})
+
+
+def plant_in_unused_extra(evidence, text):
+    logging.getLogger("planted").debug("nothing", extra={"more": text})
+
+
+def plant_in_logged_exception(evidence, text):
+    try:
+        raise ValueError(text)
+    except ValueError:
+        logging.getLogger("planted").exception("it failed")
+
+
+def plant_in_text(evidence, text):
+    evidence.add_error(RevosError(text))
+
+
+def plant_in_argument(evidence, text):
+    error = RevosError("fine")
+    error.args = ("fine", {"form": text})
+    evidence.add_error(error)
+
+
+def plant_in_attribute(evidence, text):
+    error = RevosError("fine")
+    error.response = text
+    evidence.add_error(error)
+
+
+def plant_in_note(evidence, text):
+    error = RevosError("fine")
+    error.add_note(text)
+    evidence.add_error(error)
+
+
+def plant_in_cause(evidence, text):
+    error = RevosError("fine")
+    error.__cause__ = ValueError("fine")
+    error.__cause__.__cause__ = ValueError(text)
+    evidence.add_error(error)
+
+
+def plant_in_hidden_context(evidence, text):
+    error = RevosError("fine")
+    error.__context__ = ValueError(text)
+    error.__suppress_context__ = True
+    evidence.add_error(error)
+
+
+def plant_in_frames_of_the_cause(evidence, text):
+    def fail(header):
+        raise ValueError("fine")
+
+    try:
+        try:
+            fail(text)
+        except ValueError as cause:
+            raise RevosError("fine") from cause
+    except RevosError as error:
+        evidence.add_error(error)
+
+
+def plant_in_group(evidence, text):
+    evidence.add_error(ExceptionGroup("fine", [ValueError(text)]))
+
+
+def plant_in_warning(evidence, text):
+    warnings.warn(text, ResourceWarning, stacklevel=1)
+
+
+def plant_in_repr(evidence, text):
+    evidence.add("repr", httpx.URL("http://127.0.0.1", params={"a": text}))
+    evidence.add("repr", [text])
+
+
+def plant_in_live_object(evidence, text):
+    Planted = type("Planted", (), {"__module__": "revos.made_up", "__repr__": lambda self: text})
+    planted = Planted()
+    evidence.add_objects_of("revos", but="revos.testing")
+    del planted
+
+
+def plant_in_frame(evidence, text):
+    try:
+        exec("header = text\nraise ValueError", {"__name__": "revos.made_up", "text": text})  # noqa: S102
+    except ValueError as error:
+        evidence.add_frames_of(error, "revos")
+
+
+def plant_in_status(evidence, text):
+    evidence.add("status", json.dumps({"last_error": text}))
+
+
+PLACES = [value for name, value in sorted(globals().items()) if name.startswith("plant_in_")]
+
+
+@pytest.mark.parametrize("text", SECRET_FORMS.values(), ids=SECRET_FORMS)
+@pytest.mark.parametrize("plant", PLACES)
+def test_a_leak_planted_on_purpose_is_found(plant, text):
+    with gathered() as evidence:
+        plant(evidence, text)
+
+    assert evidence.places_of(SECRET)
+
+
+def test_nothing_is_found_where_nothing_is():
+    evidence = Evidence()
+    evidence.add("log", "token 4f9a2c77 of client-7 at " + BASE_URL)
+
+    assert evidence.places_of(*SECRETS) == set()

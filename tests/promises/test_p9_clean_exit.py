@@ -1,0 +1,941 @@
+"""P9: leaving the block takes under 100 ms by whatever way, and leaves nothing behind."""
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+import sys
+import threading
+import time
+import warnings
+from functools import partial
+
+import anyio
+import httpx
+import pytest
+import uvloop
+from anyio import to_thread
+from anyio.abc import SocketAttribute
+from anyio.from_thread import start_blocking_portal
+from anyio.lowlevel import checkpoint
+from anyio.pytest_plugin import extract_backend_and_options
+from support import (
+    ManualClock,
+    ScriptedApi,
+    ScriptedEndpoint,
+    config,
+    manager,
+    settle,
+)
+
+from revos import RevosClosedError, RevosError, TokenManager, blocking, get_revos_token
+from revos.testing import serve_gateway
+
+ON_DEMAND = {"enable_periodic_refresh": False}
+SECONDS_TO_LEAVE = 0.1
+
+NATIVE = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+
+
+@pytest.fixture
+def run(anyio_backend):
+    """Runs a coroutine function in an event loop of its own, which is gone afterwards."""
+    name, options = extract_backend_and_options(anyio_backend)
+    return partial(anyio.run, backend=name, backend_options=options)
+
+
+@contextlib.asynccontextmanager
+async def raw_server(handle):
+    """A TCP server that does with a connection what `handle` does; gives its port."""
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, handle)
+        yield listener.extra(SocketAttribute.local_port)
+        tasks.cancel_scope.cancel()
+
+
+class Hostile:
+    """A server that reads, sends `answer` and then nothing more; counts connections and ends."""
+
+    def __init__(self, answer=b""):
+        self.answer = answer
+        self.asked = anyio.Event()
+        self.ended = anyio.Event()
+        self._serving = anyio.CancelScope()
+
+    async def give_up_after(self, seconds):
+        await anyio.sleep(seconds)
+        self._serving.cancel()
+
+    async def __call__(self, stream):
+        async with stream:
+            with self._serving:
+                await self._serve(stream)
+
+    async def _serve(self, stream):
+        await stream.receive()
+        if self.answer:
+            await stream.send(self.answer)
+        self.asked.set()
+        with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            while True:
+                await stream.receive()
+        self.ended.set()
+
+
+HALF_A_HEAD = b"HTTP/1.1 200 OK\r\nContent-Ty"
+HALF_AN_ANSWER = b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"access_token": "tok'
+HANGING = pytest.mark.parametrize(
+    ("scheme", "answer"),
+    [("http", b""), ("http", HALF_A_HEAD), ("http", HALF_AN_ANSWER), ("https", b"")],
+    ids=["no-answer", "half-a-head", "half-a-body", "half-a-tls-handshake"],
+)
+
+
+# In time.
+
+
+@HANGING
+async def test_leaving_is_quick_while_the_endpoint_hangs_and_closes_the_connection(scheme, answer):
+    server = Hostile(answer)
+
+    async with raw_server(server) as port:
+        async with TokenManager(config(token_url=f"{scheme}://127.0.0.1:{port}/token")):
+            await server.asked.wait()
+            started = time.monotonic()
+        seconds = time.monotonic() - started
+        with anyio.fail_after(1):
+            await server.ended.wait()
+
+    assert seconds < SECONDS_TO_LEAVE
+
+
+async def test_leaving_is_quick_while_connecting():
+    with full_backlog() as port:
+        async with TokenManager(config(token_url=f"http://127.0.0.1:{port}/token")) as tm:
+            with anyio.move_on_after(0.05):
+                await tm.get_token()
+            started = time.monotonic()
+        seconds = time.monotonic() - started
+
+    assert seconds < SECONDS_TO_LEAVE
+
+
+@contextlib.contextmanager
+def full_backlog():
+    """The port of a server that takes no more connections, so that connecting waits."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+async def test_leaving_is_quick_at_any_moment_after_entering():
+    async with serve_gateway() as gateway:
+        gateway.delay = 60
+        longest = 0.0
+        for steps in range(60):
+            async with TokenManager(gateway.config()):
+                for _ in range(steps):
+                    await checkpoint()
+                started = time.monotonic()
+            longest = max(longest, time.monotonic() - started)
+
+    assert longest < SECONDS_TO_LEAVE
+
+
+async def test_leaving_is_quick_in_a_pause_between_retries():
+    endpoint, clock = ScriptedEndpoint(), ManualClock()
+    endpoint.script = [503]
+
+    async with manager(endpoint, clock):
+        await settle()
+        started = time.monotonic()
+
+    assert endpoint.count == 1
+    assert time.monotonic() - started < SECONDS_TO_LEAVE
+
+
+async def test_leaving_is_quick_in_the_pause_after_a_failed_cycle():
+    endpoint, clock = ScriptedEndpoint(), ManualClock()
+    endpoint.script = [400]
+
+    async with manager(endpoint, clock) as tm:
+        await settle()
+        failures = tm.consecutive_failures
+        started = time.monotonic()
+
+    assert failures == 1
+    assert time.monotonic() - started < SECONDS_TO_LEAVE
+
+
+async def test_a_secret_file_that_is_never_read_does_not_keep_the_block(tmp_path):
+    fifo = tmp_path / "secret"
+    make_fifo(fifo)
+    settings = config(client_secret=None, client_secret_file=str(fifo))
+
+    try:
+        async with TokenManager(settings) as tm:
+            with anyio.move_on_after(0.05):
+                await tm.get_token()
+            started = time.monotonic()
+        seconds = time.monotonic() - started
+    finally:
+        fifo.write_text("too late")  # The thread that was abandoned ends.
+
+    assert seconds < SECONDS_TO_LEAVE
+
+
+def make_fifo(path):
+    os_module = pytest.importorskip("os")
+    os_module.mkfifo(path)
+
+
+async def test_an_answer_that_never_closes_does_not_keep_the_block():
+    class Unending(httpx.AsyncByteStream):
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            await anyio.sleep_forever()
+
+        async def aclose(self):
+            await anyio.sleep_forever()
+
+    endpoint = ScriptedEndpoint()
+    endpoint.script = [httpx.Response(200, stream=Unending())]
+
+    async with manager(endpoint):
+        await settle()
+        started = time.monotonic()
+
+    assert time.monotonic() - started < SECONDS_TO_LEAVE
+
+
+async def test_a_thousand_who_wait_get_closed_errors_of_their_own_in_time():
+    endpoint, errors = ScriptedEndpoint(), []
+
+    async with anyio.create_task_group() as tasks:
+        with endpoint.hold():
+            async with manager(endpoint) as tm:
+
+                async def ask():
+                    with pytest.raises(RevosClosedError) as caught:
+                        await tm.get_token()
+                    errors.append(caught.value)
+
+                for _ in range(1_000):
+                    tasks.start_soon(ask)
+                await settle()
+                started = time.monotonic()
+            seconds = time.monotonic() - started
+            await settle()
+
+    assert seconds < SECONDS_TO_LEAVE
+    assert len(set(map(id, errors))) == 1_000
+    assert all(isinstance(error, anyio.ClosedResourceError) for error in errors)
+
+
+async def test_threads_and_other_loops_that_wait_get_the_closed_error():
+    endpoint, api, errors = ScriptedEndpoint(), ScriptedApi(), []
+
+    async with anyio.create_task_group() as tasks:
+        with endpoint.hold():
+            async with manager(endpoint) as tm:
+                in_thread, in_loop = waiters(tm, api, errors)
+                for _ in range(5):
+                    tasks.start_soon(to_thread.run_sync, in_thread)
+                    tasks.start_soon(to_thread.run_sync, in_loop)
+                await anyio.sleep(0.05)
+                started = time.monotonic()
+            seconds = time.monotonic() - started
+
+    assert seconds < SECONDS_TO_LEAVE
+    assert [type(error) for error in errors] == [RevosClosedError] * 10
+
+
+async def test_threads_that_wait_get_the_closed_error_when_the_block_is_cancelled():
+    endpoint, api, errors = ScriptedEndpoint(), ScriptedApi(), []
+
+    async with anyio.create_task_group() as tasks:
+        with endpoint.hold(), anyio.CancelScope() as scope:
+            async with manager(endpoint) as tm:
+                in_thread, in_loop = waiters(tm, api, errors)
+                for _ in range(5):
+                    tasks.start_soon(to_thread.run_sync, in_thread)
+                    tasks.start_soon(to_thread.run_sync, in_loop)
+                await anyio.sleep(0.05)
+                scope.cancel()
+                await anyio.sleep_forever()
+
+    assert [type(error) for error in errors] == [RevosClosedError] * 10
+
+
+def waiters(tm, api, errors):
+    """Two functions for threads, which wait for a token there and note what they get."""
+
+    def note(send):
+        try:
+            send()
+        except BaseException as error:
+            errors.append(error)
+
+    def blocking():
+        with api.sync_client(auth=tm.auth) as http:
+            http.get("/models")
+
+    async def send():
+        async with api.client(auth=tm.auth) as http:
+            await http.get("/models")
+
+    def in_another_loop():
+        with start_blocking_portal("asyncio") as portal:
+            portal.call(send)
+
+    return partial(note, blocking), partial(note, in_another_loop)
+
+
+async def test_a_thread_that_lists_models_of_a_hanging_gateway_does_not_keep_the_block():
+    server, ended = Hostile(), threading.Event()
+
+    async with serve_gateway() as gateway, raw_server(server) as port:
+
+        def ask(tm):
+            with contextlib.suppress(RevosError):
+                blocking.list_remote_models(manager=tm)
+            ended.set()
+
+        async with anyio.create_task_group() as tasks:
+            base_url = f"http://127.0.0.1:{port}/v1"
+            async with TokenManager(gateway.config(REVOS_BASE_URL=base_url)) as tm:
+                tasks.start_soon(to_thread.run_sync, ask, tm)
+                await server.asked.wait()
+                tasks.start_soon(server.give_up_after, 1)
+                started = time.monotonic()
+            seconds = time.monotonic() - started
+
+    assert seconds < SECONDS_TO_LEAVE
+    assert ended.is_set()
+
+
+# By whatever way.
+
+
+class Own(Exception):  # noqa: N818 - its name is what it is
+    pass
+
+
+@pytest.mark.parametrize(
+    "error", [Own("own"), KeyboardInterrupt(), SystemExit(3), GeneratorExit()], ids=repr
+)
+@pytest.mark.parametrize("script", [[], [503], [400]], ids=["granted", "retrying", "pausing"])
+async def test_an_exception_of_the_body_comes_out_as_itself(error, script):
+    endpoint, clock = ScriptedEndpoint(), ManualClock()
+    endpoint.script = list(script)
+
+    with pytest.raises(type(error)) as caught:
+        async with manager(endpoint, clock):
+            await settle()
+            raise error
+
+    assert caught.value is error
+    assert caught.value.__context__ is None
+
+
+async def test_an_exception_group_of_the_body_is_not_wrapped_again():
+    group = ExceptionGroup("mine", [Own(), ValueError()])
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with manager(ScriptedEndpoint()):
+            raise group
+
+    assert caught.value is group
+
+
+async def test_an_exception_of_the_body_comes_out_while_the_endpoint_hangs():
+    endpoint, error = ScriptedEndpoint(), Own()
+
+    with endpoint.hold(), pytest.raises(Own) as caught:
+        async with manager(endpoint):
+            await settle()
+            raise error
+
+    assert caught.value is error
+
+
+async def test_a_cancel_scope_around_the_block_ends_it():
+    endpoint = ScriptedEndpoint()
+
+    with endpoint.hold(), anyio.CancelScope() as scope:
+        async with manager(endpoint) as tm:
+            await settle()
+            scope.cancel()
+            await anyio.sleep_forever()
+
+    assert scope.cancelled_caught
+    assert not tm.is_background_service_running()
+
+
+async def test_a_cancel_scope_inside_the_block_leaves_the_manager_working():
+    endpoint = ScriptedEndpoint()
+
+    async with manager(endpoint) as tm:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await tm.get_token()
+        token = await tm.get_token()
+
+    assert scope.cancelled_caught
+    assert token == "token-1"
+
+
+async def test_a_deadline_around_the_block_is_a_timeout():
+    endpoint = ScriptedEndpoint()
+
+    with endpoint.hold(), pytest.raises(TimeoutError):
+        with anyio.fail_after(0.02):
+            async with manager(endpoint) as tm:
+                await tm.get_token()
+
+
+async def test_cancelling_the_task_group_around_the_block_ends_it():
+    endpoint, left = ScriptedEndpoint(), []
+
+    async def work():
+        try:
+            async with manager(endpoint):
+                await anyio.sleep_forever()
+        finally:
+            left.append(True)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(work)
+        await settle()
+        tasks.cancel_scope.cancel()
+
+    assert left == [True]
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_cancelling_while_entering_leaves_nothing_open(steps):
+    endpoint = ScriptedEndpoint()
+    tm = manager(endpoint)
+
+    async def work():
+        async with tm:
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(work)
+        for _ in range(steps):
+            await checkpoint()
+        tasks.cancel_scope.cancel()
+
+    assert not tm.is_background_service_running()
+
+
+@NATIVE
+@pytest.mark.parametrize("wait", ["get_token", "sleep"])
+def test_native_cancellation_on_asyncio_passes_through(run, wait):
+    endpoint, seen = ScriptedEndpoint(), []
+
+    async def work():
+        async with manager(endpoint) as tm:
+            await {"get_token": tm.get_token, "sleep": anyio.sleep_forever}[wait]()
+
+    async def main():
+        with endpoint.hold():
+            task = asyncio.create_task(work())
+            await settle()
+            task.cancel("mine")
+            await asyncio.wait([task])
+            seen.append(task.cancelled())
+
+    run(main())
+    assert seen == [True]
+
+
+@NATIVE
+def test_native_cancellation_while_leaving_passes_through(run):
+    endpoint, seen = ScriptedEndpoint(), []
+
+    class Unending(httpx.AsyncByteStream):
+        async def __aiter__(self):
+            await anyio.sleep_forever()
+            yield b""
+
+        async def aclose(self):
+            await anyio.sleep_forever()
+
+    endpoint.script = [httpx.Response(200, stream=Unending())]
+
+    async def work(leaving):
+        async with manager(endpoint):
+            await settle()
+            leaving.set()
+        seen.append("came out without a word of the cancellation")
+
+    async def main():
+        leaving = asyncio.Event()
+        task = asyncio.create_task(work(leaving))
+        await leaving.wait()
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task], timeout=1)
+        seen.append(task.cancelled())
+
+    run(main())
+    assert seen == [True]
+
+
+@NATIVE
+def test_leaving_on_asyncio_leaves_no_request_to_cancel_behind(run):
+    endpoint, seen = ScriptedEndpoint(), []
+
+    async def main():
+        async with manager(endpoint):
+            pass
+        async with manager(endpoint) as tm:
+            await tm.get_token()
+        with pytest.raises(Own):
+            async with manager(endpoint) as tm:
+                raise Own
+        with pytest.raises(ZeroDivisionError):
+            async with manager(endpoint) as tm:
+                endpoint.script = [ZeroDivisionError()]
+                await tm.refresh()
+        with anyio.CancelScope() as scope:
+            async with manager(endpoint):
+                scope.cancel()
+                await checkpoint()
+        seen.append(asyncio.current_task().cancelling())
+        async with asyncio.timeout(1), asyncio.TaskGroup() as tasks:
+            tasks.create_task(asyncio.sleep(0))
+        seen.append(asyncio.current_task().cancelling())
+
+    run(main())
+    assert seen == [0, 0]
+
+
+@NATIVE
+def test_an_asyncio_timeout_around_the_block_is_a_timeout(run):
+    endpoint, seen = ScriptedEndpoint(), []
+
+    async def main():
+        with endpoint.hold(), pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02), manager(endpoint) as tm:
+                await tm.get_token()
+        seen.append(asyncio.current_task().cancelling())
+
+    run(main())
+    assert seen == [0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends itself a POSIX signal")
+def test_control_c_in_the_body_is_a_keyboard_interrupt(run):
+    endpoint = ScriptedEndpoint()
+
+    async def main():
+        with endpoint.hold():
+            async with manager(endpoint) as tm:
+                await settle()
+                signal.raise_signal(signal.SIGINT)
+                await tm.get_token()
+
+    with pytest.raises(KeyboardInterrupt):
+        run(main)
+
+
+# What the loop did not expect.
+
+
+async def test_an_unexpected_exception_in_the_loop_leaves_the_block_bare_and_fails_who_waits():
+    endpoint, error, outside = ScriptedEndpoint(), ZeroDivisionError("made up"), []
+
+    async with anyio.create_task_group() as tasks:
+        with pytest.raises(ZeroDivisionError) as caught:
+            async with manager(endpoint) as tm:
+
+                async def ask():
+                    with pytest.raises(RevosClosedError):
+                        await tm.get_token()
+                    outside.append(True)
+
+                with endpoint.hold():
+                    endpoint.script = [error]
+                    tasks.start_soon(ask)
+                    await settle()
+                await anyio.sleep_forever()
+
+    assert caught.value is error
+    assert outside == [True]
+    assert not tm.is_background_service_running()
+
+
+async def test_an_unexpected_exception_reaches_threads_that_wait_as_the_closed_error():
+    endpoint, api, errors = ScriptedEndpoint(), ScriptedApi(), []
+
+    async with anyio.create_task_group() as tasks:
+        with pytest.raises(ZeroDivisionError):
+            async with manager(endpoint) as tm:
+                in_thread, in_loop = waiters(tm, api, errors)
+                with endpoint.hold():
+                    endpoint.script = [ZeroDivisionError()]
+                    tasks.start_soon(to_thread.run_sync, in_thread)
+                    tasks.start_soon(to_thread.run_sync, in_loop)
+                    await anyio.sleep(0.05)
+                await anyio.sleep_forever()
+
+    assert [type(error) for error in errors] == [RevosClosedError] * 2
+
+
+# Nothing is left behind.
+
+
+@contextlib.contextmanager
+def leaving_nothing():
+    """Fails where its block leaves threads, open sockets, or warnings and errors of the collector."""
+    unraisable = []
+    hook, sys.unraisablehook = sys.unraisablehook, lambda found: unraisable.append(repr(found))
+    threads = set(threading.enumerate())
+    gc.collect()
+    gc.freeze()  # What is here already is none of our business, and would be slow to look through.
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            yield
+            open_sockets = [one for one in gc.get_objects() if is_open_socket(one)]
+            for _ in range(3):
+                gc.collect()
+    finally:
+        gc.unfreeze()
+        sys.unraisablehook = hook
+    new_threads = set(threading.enumerate()) - threads
+    assert open_sockets == []
+    assert [str(warning.message) for warning in warned] == []
+    assert unraisable == []
+    assert [one for one in new_threads if not is_idle_worker(one)] == []
+
+
+@pytest.fixture
+def nothing_left():
+    with leaving_nothing():
+        yield
+
+
+def is_open_socket(one):
+    return isinstance(one, socket.socket) and one.fileno() != -1
+
+
+def is_idle_worker(thread):
+    """Whether it is a thread of AnyIO's pool, of Trio's cache or of the default executor."""
+    name = thread.name.lower()
+    return "anyio worker" in name or "trio thread" in name or name.startswith("asyncio_")
+
+
+def leave_socket():
+    socket.socket()
+
+
+def leave_coroutine():
+    asyncio.sleep(0)
+
+
+def leave_file():
+    open(__file__)  # noqa: PTH123, SIM115 - it is to be forgotten
+
+
+def leave_error_in_finalizer():
+    class Failing:
+        def __del__(self):
+            raise ZeroDivisionError
+
+    Failing()
+
+
+def leave_thread():
+    threading.Thread(target=time.sleep, args=(0.05,), daemon=True).start()
+
+
+@pytest.mark.parametrize(
+    "leave", [leave_socket, leave_coroutine, leave_file, leave_error_in_finalizer, leave_thread]
+)
+def test_what_is_left_behind_on_purpose_is_found(leave):
+    with pytest.raises(AssertionError), leaving_nothing():
+        leave()
+
+
+def test_an_open_socket_that_is_still_held_is_found():
+    with contextlib.ExitStack() as stack, pytest.raises(AssertionError), leaving_nothing():
+        stack.enter_context(socket.socket())
+
+
+async def tasks_of_loop():
+    await settle()
+    return {task.id for task in anyio.get_running_tasks()}
+
+
+@HANGING
+def test_a_hanging_endpoint_leaves_nothing_behind(run, nothing_left, scheme, answer):
+    async def main():
+        server = Hostile(answer)
+        async with raw_server(server) as port:
+            async with TokenManager(config(token_url=f"{scheme}://127.0.0.1:{port}/token")):
+                await server.asked.wait()
+            with anyio.fail_after(1):
+                await server.ended.wait()
+
+    run(main)
+
+
+def test_leaving_at_any_moment_leaves_nothing_behind(run, nothing_left):
+    async def main():
+        async with serve_gateway() as gateway:
+            for steps in range(60):
+                async with TokenManager(gateway.config()):
+                    for _ in range(steps):
+                        await checkpoint()
+
+    run(main)
+
+
+def test_a_busy_manager_leaves_nothing_behind(run, nothing_left):
+    async def main():
+        async with serve_gateway() as gateway, TokenManager(gateway.config()) as tm:
+            async with (
+                tm.subscribe() as stream,
+                httpx.AsyncClient(auth=tm.auth) as http,
+                anyio.create_task_group() as tasks,
+            ):
+                await stream.receive()
+                for _ in range(20):
+                    tasks.start_soon(http.get, f"{gateway.base_url}/models")
+                    tasks.start_soon(tm.refresh)
+                gateway.revoke()
+
+    run(main)
+
+
+def test_connecting_leaves_nothing_behind(run, nothing_left):
+    async def main():
+        with full_backlog() as port:
+            async with TokenManager(config(token_url=f"http://127.0.0.1:{port}/token")) as tm:
+                with anyio.move_on_after(0.05):
+                    await tm.get_token()
+
+    run(main)
+
+
+def test_a_body_that_fails_and_one_that_is_cancelled_leave_nothing_behind(run, nothing_left):
+    async def main():
+        async with serve_gateway() as gateway:
+            gateway.delay = 60
+            with pytest.raises(Own):
+                async with TokenManager(gateway.config()):
+                    await anyio.sleep(0.02)
+                    raise Own
+            with anyio.move_on_after(0.02):
+                async with TokenManager(gateway.config()) as tm:
+                    await tm.get_token()
+
+    run(main)
+
+
+def test_an_extractor_leaves_nothing_behind(run, nothing_left):
+    async def main():
+        async with serve_gateway() as gateway, TokenManager(gateway.config()) as tm:
+            await tm.list_models()
+            async with tm.extractor("gpt-4"):
+                pass
+
+    run(main)
+
+
+async def test_no_task_is_left_in_the_event_loop():
+    endpoint, before = ScriptedEndpoint(), await tasks_of_loop()
+
+    with endpoint.hold():
+        async with manager(endpoint):
+            inside = await tasks_of_loop()
+        after = await tasks_of_loop()
+
+    assert len(inside) > len(before)
+    assert after == before
+
+
+# Use in the wrong place.
+
+
+async def test_a_manager_is_entered_once():
+    tm = manager(ScriptedEndpoint())
+
+    async with tm:
+        with pytest.raises(RevosError, match="entered before"):
+            await tm.__aenter__()
+        token = await tm.get_token()
+    with pytest.raises(RevosError, match="entered before"):
+        async with tm:
+            pass
+
+    assert token == "token-1"
+
+
+USES = {
+    "get_token": lambda tm: tm.get_token(),
+    "force": lambda tm: tm.get_token(force_refresh=True),
+    "refresh": lambda tm: tm.refresh(),
+    "subscribe": lambda tm: tm.subscribe().__aenter__(),
+    "list_models": lambda tm: tm.list_models(),
+    "extractor": lambda tm: tm.extractor("gpt-4").__aenter__(),
+    "ambient": lambda tm: get_revos_token(manager=tm),
+    "nowait": lambda tm: to_thread.run_sync(tm.get_token_nowait),
+    "invalidate": lambda tm: to_thread.run_sync(tm.invalidate),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+async def test_use_before_and_after_the_block_is_a_clear_error(use):
+    tm = manager(ScriptedEndpoint())
+
+    with pytest.raises(RevosClosedError, match="not entered yet"):
+        await use(tm)
+    async with tm:
+        pass
+    with pytest.raises(RevosClosedError, match="closed"):
+        await use(tm)
+
+
+async def test_a_closed_manager_still_tells_what_it_knows():
+    endpoint = ScriptedEndpoint()
+
+    async with manager(endpoint) as tm:
+        await tm.get_token()
+
+    assert not await tm.refresh_extractor()
+    assert tm.health().state == "unhealthy"
+    assert not tm.status.has_token
+    assert "closed" in repr(tm)
+    assert "token-1" not in repr(tm)
+
+
+async def test_leaving_in_another_task_is_a_clear_error_and_ends_the_requests():
+    endpoint, clock = ScriptedEndpoint(), ManualClock()
+    caught, counts = [], []
+
+    async def elsewhere(tm):
+        with pytest.raises(RevosError, match="another task") as info:
+            await tm.__aexit__(None, None, None)
+        caught.append(info.value)
+
+    tm = manager(endpoint, clock)
+    await tm.__aenter__()
+    try:
+        await tm.get_token()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(elsewhere, tm)
+        counts.append(endpoint.count)
+        for _ in range(10):
+            await clock.advance(2700)
+        counts.append(endpoint.count)
+        with pytest.raises(anyio.ClosedResourceError):
+            await tm.get_token()
+    finally:
+        await tm.__aexit__(None, None, None)
+
+    assert len(caught) == 1
+    assert counts == [1, 1]
+
+
+@pytest.mark.parametrize("use", ["get_token", "force", "subscribe", "extractor"])
+@pytest.mark.parametrize("other_loop", ["asyncio", "trio"])
+async def test_use_in_another_event_loop_is_a_clear_error(other_loop, use):
+    async with manager(ScriptedEndpoint()) as tm:
+
+        def other_thread():
+            with (
+                start_blocking_portal(other_loop) as portal,
+                pytest.raises(RevosError, match="another event loop"),
+            ):
+                portal.call(USES[use], tm)
+
+        await to_thread.run_sync(other_thread)
+        token = await tm.get_token()
+
+    assert token == "token-1"
+
+
+# Startup and shutdown calls.
+
+
+async def test_starting_and_stopping_is_the_same_as_entering_and_leaving():
+    endpoint = ScriptedEndpoint()
+    tm = manager(endpoint)
+    states = [tm.is_background_service_running()]
+
+    await tm.start_background_service()
+    try:
+        states.append(tm.is_background_service_running())
+        token = await tm.get_token()
+    finally:
+        await tm.stop_background_service()
+    states.append(tm.is_background_service_running())
+    await tm.stop_background_service()
+
+    assert states == [False, True, False]
+    assert token == "token-1"
+    with pytest.raises(RevosClosedError):
+        await tm.get_token()
+
+
+async def test_stopping_is_quick_while_the_endpoint_hangs():
+    endpoint = ScriptedEndpoint()
+    tm = manager(endpoint)
+
+    with endpoint.hold():
+        await tm.start_background_service()
+        try:
+            await settle()
+        finally:
+            started = time.monotonic()
+            await tm.stop_background_service()
+
+    assert time.monotonic() - started < SECONDS_TO_LEAVE
+
+
+async def test_two_services_stop_in_reverse_order():
+    first, second = manager(ScriptedEndpoint()), manager(ScriptedEndpoint())
+
+    await first.start_background_service()
+    try:
+        await second.start_background_service()
+        try:
+            tokens = await first.get_token(), await second.get_token()
+        finally:
+            await second.stop_background_service()
+        still = await first.get_token()
+    finally:
+        await first.stop_background_service()
+
+    assert (*tokens, still) == ("token-1",) * 3
+
+
+async def test_stopping_what_was_never_started_is_no_hidden_failure():
+    with pytest.raises(RevosClosedError, match="not entered"):
+        await manager(ScriptedEndpoint()).stop_background_service()
+
+
+async def test_the_client_of_the_user_is_not_closed():
+    endpoint = ScriptedEndpoint()
+
+    async with endpoint.client() as http:
+        async with TokenManager(config(), http_client=http) as tm:
+            await tm.get_token()
+        still_open = not http.is_closed
+
+    assert still_open

@@ -18,7 +18,7 @@ import httpx
 from attrs import define, field
 
 from revos.errors import RevosConfigurationError, RevosError
-from revos.oauth2 import asks_for_new_token
+from revos.http_headers import asks_for_new_token
 from revos.policy import Ask, Refusals, replay_accepted, replay_refused
 
 if TYPE_CHECKING:

@@ -19,20 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from joserfc.jwk import RSAKey
 
-from revos import assertion, oauth2
+from revos import assertion, http_headers, oauth2
 from revos.errors import RevosAuthenticationError, RevosConfigurationError
+from revos.http_headers import asks_for_new_token, challenge_error, retry_after_of
 from revos.oauth2 import (
     MAX_BODY,
     Credential,
     Failure,
     Grant,
-    asks_for_new_token,
     authentication_error,
     build_request,
-    challenge_error,
     parse_response,
     request_failure,
-    retry_after_of,
     transport_failure,
 )
 
@@ -1046,9 +1044,9 @@ def draw_joined(draw, parts):
 def test_a_well_formed_challenge_is_read_as_it_was_meant(fields):
     errors = [error for _, found in fields for error in found]
 
-    assert list(oauth2._bearer_errors([text for text, _ in fields])) == errors
+    assert list(http_headers._bearer_errors([text for text, _ in fields])) == errors
 
 
-@pytest.mark.parametrize("module", [oauth2, assertion])
+@pytest.mark.parametrize("module", [oauth2, assertion, http_headers])
 def test_the_examples_run(module):
     assert doctest.testmod(module).failed == 0

@@ -19,7 +19,7 @@ from langchain_openai import ChatOpenAI
 from revos.auth import BearerAuth
 from revos.config import ModelConfig
 from revos.errors import RevosAPIError, RevosError, RevosValidationError, own_copy
-from revos.oauth2 import retry_after_of
+from revos.http_headers import retry_after_of
 from revos.redact import redact, strip
 
 __all__ = ["Completion", "complete", "make_llm", "model_ids"]

@@ -11,6 +11,7 @@ True
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -21,13 +22,7 @@ import httpx
 from anyio.from_thread import start_blocking_portal
 
 from revos import ambient, manager, scope
-from revos.ambient import (
-    get_consecutive_failures,
-    get_token_info,
-    invalidate_revos_token,
-    open_manager,
-    reset_token_manager,
-)
+from revos.ambient import open_manager
 from revos.auth import BearerAuth
 from revos.config import Config
 from revos.errors import RevosClosedError
@@ -77,9 +72,17 @@ class TokenManager:
         with ExitStack() as stack:
             portal = stack.enter_context(start_blocking_portal(name="revos-blocking"))
             stack.enter_context(portal.wrap_async_context_manager(self._manager))
-            stack.enter_context(scope.using(self._manager))
+            scope.push(self._manager)
+            stack.callback(scope.remove, self._manager)
+            # A script that never leaves would wait at its end for the portal's dead thread.
+            atexit.register(self._leave)
+            stack.callback(atexit.unregister, self._leave)
             self._stack = stack.pop_all()
         return self
+
+    def _leave(self) -> None:
+        if self._manager._is_of_this_process():
+            self._stack.close()
 
     def __exit__(
         self,
@@ -87,7 +90,7 @@ class TokenManager:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stack.close()
+        self._leave()
 
     def start_background_service(self) -> None:
         """The same as entering the block."""
@@ -95,7 +98,7 @@ class TokenManager:
 
     def stop_background_service(self) -> None:
         """The same as leaving the block."""
-        self._stack.close()
+        self._leave()
 
     def is_background_service_running(self) -> bool:
         return self._manager.is_background_service_running()
@@ -123,19 +126,26 @@ class TokenManager:
     def invalidate(self, token: AccessToken | str | None = None) -> None:
         self._manager.invalidate(token)
 
+    def reset(self) -> None:
+        self._manager.reset()
+
     @contextmanager
     def extractor(self, model_name: str, *, strategy: Strategy = "auto") -> Iterator[Extractor]:
         """An extractor whose `extract` needs no `await`."""
         inner = self._manager.extractor(model_name, strategy=strategy)
-        with self._manager._portal.wrap_async_context_manager(inner):
+        # Not as a context manager of the portal: it would keep a task there until it is left.
+        _call(self._manager, inner.__aenter__)
+        try:
             yield Extractor(inner)
+        finally:
+            inner.close()
 
     @contextmanager
     def extractors(self, *names: str) -> Iterator[Extractors[Extractor]]:
         """As `revos.TokenManager.extractors`."""
-        inner = self._manager.extractors(*names)
-        with self._manager._portal.wrap_async_context_manager(inner) as mapping:
-            yield Extractors({name: Extractor(mapping[name]) for name in mapping})
+        with ExitStack() as stack:
+            wanted = names or self.config.models
+            yield Extractors({name: stack.enter_context(self.extractor(name)) for name in wanted})
 
     def list_models(self) -> list[str]:
         return _call(self._manager, self._manager.list_models)
@@ -202,6 +212,26 @@ def get_revos_token(
     return _call(
         found, partial(found.get_token, force_refresh=force_refresh, use_fallback=use_fallback)
     )
+
+
+def get_token_info(*, manager: Managers | None = None) -> dict[str, object]:
+    """As `revos.get_token_info`."""
+    return ambient.get_token_info(manager=_asynchronous(manager))
+
+
+def get_consecutive_failures(*, manager: Managers | None = None) -> int:
+    """As `revos.get_consecutive_failures`."""
+    return ambient.get_consecutive_failures(manager=_asynchronous(manager))
+
+
+def invalidate_revos_token(*, manager: Managers | None = None) -> None:
+    """As `revos.invalidate_revos_token`."""
+    ambient.invalidate_revos_token(manager=_asynchronous(manager))
+
+
+def reset_token_manager(*, manager: Managers | None = None) -> None:
+    """As `revos.reset_token_manager`."""
+    ambient.reset_token_manager(manager=_asynchronous(manager))
 
 
 def get_langchain_extractor(

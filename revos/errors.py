@@ -11,8 +11,10 @@ import copy
 from typing import TypeVar
 
 import anyio
+from attrs import frozen
 
 __all__ = [
+    "Problem",
     "RevosAPIError",
     "RevosAuthenticationError",
     "RevosClosedError",
@@ -120,6 +122,14 @@ class RevosAPIError(RevosError):
         self.temporary = temporary
 
 
+@frozen
+class Problem:
+    """One thing that does not fit: where (`people.0.age`; empty for the whole) and what."""
+
+    path: str
+    message: str
+
+
 class RevosValidationError(RevosError):
     """The model's answer did not fit the target.
 
@@ -133,7 +143,7 @@ class RevosValidationError(RevosError):
         message: str = "",
         *,
         raw: str | None = None,
-        problems: tuple[object, ...] = (),
+        problems: tuple[Problem, ...] = (),
         target: object = None,
     ) -> None:
         super().__init__(message)

@@ -91,6 +91,11 @@ class TokenManager:
                 "one"
             )
         given = config if config is not None else settings_instance
+        if given is not None and not isinstance(given, Config):
+            raise RevosConfigurationError(
+                f"config must be a Config, not {type(given).__name__}: load_config() makes one "
+                "from the environment, load_config('revos.toml') from a file"
+            )
         self._interval = refresh_interval_minutes
         self._config = None if given is None else self._with_interval(given)
         self._http_client = http_client
@@ -103,6 +108,7 @@ class TokenManager:
         self._refresher: Refresher | None = None
         self._runtime: Runtime | None = None
         self._auth: BearerAuth | None = None
+        self._pid = os.getpid()
         self._crash: Exception | None = None
         self._scopes: list[anyio.CancelScope] = []
         self._entered = False
@@ -407,6 +413,7 @@ class TokenManager:
         """As `_obtain`, from the task of any event loop: auth flows run where their client does."""
         if not self._open or threading.get_ident() == self._thread_id:
             return await self._obtain(ask)
+        self._check_process()
         try:
             return await self._portal.call_async(self._obtain, ask)
         except (RuntimeError, CancelledError) as error:
@@ -421,6 +428,7 @@ class TokenManager:
         """
         if not self._open:
             raise self._closed_error()
+        self._check_process()
         if threading.get_ident() == self._thread_id:
             raise RevosTokenError(
                 "this call waits, and in the thread of the event loop it would wait for itself: "
@@ -453,17 +461,23 @@ class TokenManager:
         """
         if not self._open or self._refresher is None:
             raise self._closed_error()
-        if os.getpid() != self._pid:
-            raise RevosClosedError(
-                "this TokenManager was entered before a fork, and its event loop stayed in the "
-                "parent: enter one in the child"
-            )
+        self._check_process()
         if current_token() != self._loop_token:
             raise RevosTokenError(
                 "this TokenManager belongs to another event loop: enter one in each loop; from a "
                 "thread use get_token_nowait() or revos.blocking"
             )
         return self._refresher
+
+    def _is_of_this_process(self) -> bool:
+        return os.getpid() == self._pid
+
+    def _check_process(self) -> None:
+        if not self._is_of_this_process():
+            raise RevosClosedError(
+                "this TokenManager was entered before a fork, and its event loop stayed in the "
+                "parent: enter one in the child"
+            )
 
     def _raise_if_closed(self, error: Exception) -> None:
         """The portal of a manager that is left is not running, or has cancelled the call."""

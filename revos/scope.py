@@ -30,11 +30,12 @@ def remove(manager: TokenManager) -> None:
 @contextmanager
 def using(manager: TokenManager) -> Iterator[None]:
     """Inside, `manager` is the innermost."""
-    push(manager)
+    before = _managers.get()
+    _managers.set((*before, manager))
     try:
         yield
     finally:
-        remove(manager)
+        _managers.set(before)
 
 
 def innermost() -> TokenManager | None:

@@ -99,6 +99,10 @@ class LangChainExtractor:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing is held that has to be waited for: the pool is the manager's."""
         self._closed = True
 
     async def extract(self, target: type[T], prompt: Any, /, **variables: Any) -> T:
@@ -280,4 +284,4 @@ async def open_extractors(
         yield Extractors(made)
     finally:
         for extractor in made.values():
-            extractor._closed = True
+            extractor.close()

@@ -12,17 +12,9 @@ from typing import Any
 import pydantic
 from attrs import frozen
 
-from revos.errors import RevosInputError, RevosValidationError
+from revos.errors import Problem, RevosInputError, RevosValidationError
 
 __all__ = ["Problem", "Target", "target_of"]
-
-
-@frozen
-class Problem:
-    """One thing that does not fit: where (`people.0.age`; empty for the whole) and what."""
-
-    path: str
-    message: str
 
 
 @frozen(eq=False)

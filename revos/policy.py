@@ -478,8 +478,6 @@ def _failed(state: State, event: Failed, now: Now, rules: Rules) -> tuple[State,
         state,
         told_to_wait_until_at=(told[0], told[1]),
         primary_failures=state.primary_failures + (cycle.way is Way.PRIMARY),
-        last_failure=failure,
-        last_attempts=cycle.attempts,
     )
     if goes_on:
         cycle = evolve(cycle, way=Way.FALLBACK, attempts_this_way=0, next_attempt_at=now.monotonic)
@@ -488,7 +486,14 @@ def _failed(state: State, event: Failed, now: Now, rules: Rules) -> tuple[State,
     failures = state.consecutive_failures + 1
     longest = LONGEST_PAUSE_INVALID_CLIENT if failure.error == "invalid_client" else LONGEST_PAUSE
     pause_until_at = max(now.monotonic + pause(failures, event.random, longest), *told)
-    state = evolve(state, cycle=None, consecutive_failures=failures, pause_until_at=pause_until_at)
+    state = evolve(
+        state,
+        cycle=None,
+        consecutive_failures=failures,
+        pause_until_at=pause_until_at,
+        last_failure=failure,
+        last_attempts=cycle.attempts,
+    )
     return state, Finished(cycle.number, failure, cycle.attempts, pause_until_at - now.monotonic)
 
 

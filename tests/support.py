@@ -29,7 +29,7 @@ async def settle() -> None:
     Not for tests that keep worker threads busy: it would wait for them.
     """
     while True:
-        # AnyIO naps for 0.1 s on asyncio where a task can still run, so let most of them run before.
+        # On asyncio AnyIO naps for 0.1 s where a task can still run, so let most run before.
         for _ in range(30):
             await checkpoint()
         await anyio.wait_all_tasks_blocked()

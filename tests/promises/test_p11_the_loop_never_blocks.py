@@ -7,10 +7,10 @@ import threading
 
 import anyio
 import pytest
+from support import ScriptedEndpoint, config
 
 from revos import TokenManager, endpoint, manager
 from revos.extraction import runtime
-from support import ScriptedEndpoint, config
 
 
 @pytest.fixture

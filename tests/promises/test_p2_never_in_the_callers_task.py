@@ -1,4 +1,4 @@
-"""P2: refreshing happens in the manager's task group, and cancelling a caller touches nobody else."""
+"""P2: refreshing happens in the manager's task group; cancelling a caller touches nobody else."""
 
 import asyncio
 
@@ -95,9 +95,7 @@ async def test_cancelling_the_first_caller_leaves_the_others_their_token():
 async def test_a_cancelled_caller_returns_at_once_although_the_endpoint_never_answers(ask):
     endpoint = ScriptedEndpoint()
 
-    async with manager(
-        endpoint, token=ON_DEMAND, fallback_auth_method="client_secret_basic"
-    ) as tm:
+    async with manager(endpoint, token=ON_DEMAND, fallback_auth_method="client_secret_basic") as tm:
         with endpoint.hold():
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(ask, tm)
@@ -167,7 +165,7 @@ async def test_cancelling_an_http_request_that_waits_for_its_token_does_not_canc
     assert endpoint.count == 1
 
 
-async def test_cancelling_a_refused_request_that_waits_for_a_newer_token_does_not_cancel_the_refresh():
+async def test_cancelling_a_refused_request_that_waits_does_not_cancel_the_refresh():
     endpoint, api = ScriptedEndpoint(), ScriptedApi(lambda token: token != "token-1")
 
     async with (

@@ -60,24 +60,23 @@ async def test_a_slow_subscriber_skips_to_the_newest_and_delays_nobody():
 async def test_no_subscriber_gets_an_older_token_after_a_newer_one():
     endpoint, clock, got = ScriptedEndpoint(), ManualClock(), {}
 
-    async with anyio.create_task_group() as tasks:
-        async with manager(endpoint, clock) as tm:
-            opened = [anyio.Event() for _ in range(10)]
+    async with anyio.create_task_group() as tasks, manager(endpoint, clock) as tm:
+        opened = [anyio.Event() for _ in range(10)]
 
-            async def read(number):
-                async with tm.subscribe() as stream:
-                    opened[number].set()
-                    async for token in stream:
-                        got.setdefault(number, []).append(int(token.value.removeprefix("token-")))
+        async def read(number):
+            async with tm.subscribe() as stream:
+                opened[number].set()
+                async for token in stream:
+                    got.setdefault(number, []).append(int(token.value.removeprefix("token-")))
 
-            for number, event in enumerate(opened):
-                tasks.start_soon(read, number)
-                await event.wait()
-                await clock.advance(2700)
-                await tm.refresh()
-                tm.invalidate()
-                await tm.get_token()
-            await settle()
+        for number, event in enumerate(opened):
+            tasks.start_soon(read, number)
+            await event.wait()
+            await clock.advance(2700)
+            await tm.refresh()
+            tm.invalidate()
+            await tm.get_token()
+        await settle()
 
     assert len(got) == 10
     assert all(numbers == sorted(set(numbers)) for numbers in got.values())
@@ -87,20 +86,19 @@ async def test_no_subscriber_gets_an_older_token_after_a_newer_one():
 async def test_the_stream_ends_when_the_manager_closes():
     endpoint, got = ScriptedEndpoint(), []
 
-    async with anyio.create_task_group() as tasks:
-        async with manager(endpoint) as tm:
+    async with anyio.create_task_group() as tasks, manager(endpoint) as tm:
 
-            async def read():
-                async with tm.subscribe() as stream:
-                    async for token in stream:
-                        got.append(token.value)
-                    with pytest.raises(anyio.EndOfStream):
-                        await stream.receive()
-                    got.append(stream.latest)
+        async def read():
+            async with tm.subscribe() as stream:
+                async for token in stream:
+                    got.append(token.value)
+                with pytest.raises(anyio.EndOfStream):
+                    await stream.receive()
+                got.append(stream.latest)
 
-            tasks.start_soon(read)
-            await tm.get_token()
-            await settle()
+        tasks.start_soon(read)
+        await tm.get_token()
+        await settle()
 
     assert got == ["token-1", None]
 

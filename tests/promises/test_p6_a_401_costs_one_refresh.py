@@ -148,12 +148,15 @@ async def test_refused_requests_do_not_block_a_small_pool_of_connections(library
 
 @LIBRARIES
 async def test_a_body_that_is_streamed_is_not_sent_again_and_the_next_request_is_healed(library):
-    async with serve_gateway() as gateway, TokenManager(gateway.config()) as tm:
-        async with library.AsyncClient(auth=tm.auth) as http:
-            gateway.revoke(await tm.get_token())
-            refused = await http.post(f"{gateway.base_url}/echo", content=_Parts())
-            requests = gateway.api_requests
-            served = await http.post(f"{gateway.base_url}/echo", content=_Parts())
+    async with (
+        serve_gateway() as gateway,
+        TokenManager(gateway.config()) as tm,
+        library.AsyncClient(auth=tm.auth) as http,
+    ):
+        gateway.revoke(await tm.get_token())
+        refused = await http.post(f"{gateway.base_url}/echo", content=_Parts())
+        requests = gateway.api_requests
+        served = await http.post(f"{gateway.base_url}/echo", content=_Parts())
 
     assert refused.status_code == 401
     assert requests == 1
@@ -380,18 +383,17 @@ async def test_with_the_token_endpoint_down_the_caller_sees_the_401(opened):
 async def test_a_manager_that_closes_meanwhile_leaves_the_caller_the_401():
     endpoint, api, statuses = ScriptedEndpoint(), ScriptedApi(lambda token: False), []
 
-    async with anyio.create_task_group() as tasks:
-        async with manager(endpoint) as tm:
+    async with anyio.create_task_group() as tasks, manager(endpoint) as tm:
 
-            async def send():
-                async with api.client(auth=tm.auth) as http:
-                    statuses.append((await http.get("/models")).status_code)
+        async def send():
+            async with api.client(auth=tm.auth) as http:
+                statuses.append((await http.get("/models")).status_code)
 
-            await tm.get_token()
-            with endpoint.hold():
-                tasks.start_soon(send)
-                await settle()
-                await tm.stop_background_service()
+        await tm.get_token()
+        with endpoint.hold():
+            tasks.start_soon(send)
+            await settle()
+            await tm.stop_background_service()
 
     assert statuses == [401]
 
@@ -476,7 +478,9 @@ async def test_there_is_one_warning_for_each_other_origin(opened, caplog):
         for url in ("http://one.example/a", "http://two.example/a") * 3:
             await send("GET", url)
 
-    warnings = [r for r in caplog.records if r.name == "revos.auth" and r.levelno >= logging.WARNING]
+    warnings = [
+        r for r in caplog.records if r.name == "revos.auth" and r.levelno >= logging.WARNING
+    ]
     assert len(warnings) == 2
     assert "one.example" in warnings[0].getMessage()
     assert "two.example" in warnings[1].getMessage()
@@ -503,7 +507,9 @@ async def test_origins_replace_that_of_base_url(opened):
 
     async with (
         manager(endpoint) as tm,
-        opened(api, BearerAuth(tm, origins=["https://one.example", "http://two.example:81"])) as send,
+        opened(
+            api, BearerAuth(tm, origins=["https://one.example", "http://two.example:81"])
+        ) as send,
     ):
         for url in ("https://one.example/a", "http://two.example:81/b", BASE_URL):
             await send("GET", url)
@@ -605,7 +611,9 @@ async def test_auth_may_be_handed_out_before_its_manager_is_entered(opened):
 
 
 @LIBRARIES
-async def test_a_blocking_client_in_the_thread_of_the_event_loop_is_an_error_and_no_deadlock(library):
+async def test_a_blocking_client_in_the_thread_of_the_event_loop_is_an_error_and_no_deadlock(
+    library,
+):
     endpoint, api = ScriptedEndpoint(), ScriptedApi()
 
     async with manager(endpoint) as tm:

@@ -115,7 +115,9 @@ async def test_a_refusal_is_not_tried_again_and_says_what_the_server_said(status
         httpx.Response(200, content='{"access_token": "über"}'.encode()),
         httpx.Response(200, content=b'{"access_token": "t", "token_type": "mac"}'),
         httpx.Response(200, content=b'{"access_token": "' + b"x" * (1 << 20) + b'"}'),
-        httpx.Response(200, headers={"content-encoding": "br"}, content=token_response("t").content),
+        httpx.Response(
+            200, headers={"content-encoding": "br"}, content=token_response("t").content
+        ),
         *(token_response("t", lifetime) for lifetime in (0.5, 0, -1, True, "soon")),
         *(
             httpx.Response(200, content=b'{"access_token": "t", "expires_in": %b}' % number)

@@ -1,0 +1,134 @@
+"""What a run leaves in logs, exceptions and reprs, searched for secrets in every form (P10)."""
+
+from __future__ import annotations
+
+import gc
+import html
+import json
+import logging
+import traceback
+import warnings
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import quote, quote_plus
+
+# A secret is found in pieces of this length too, wherever a text was cut.
+PIECE = 12
+
+
+def forms_of(secret: str) -> set[str]:
+    """The ways in which a secret may stand in a text; base64 with anything before it as well."""
+    raw = secret.encode()
+    quoted = {quote(secret), quote(secret, safe=""), quote_plus(secret)}
+    escaped = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    escaped |= {repr(secret)[1:-1], ascii(secret)[1:-1], repr(raw)[2:-1], html.escape(secret)}
+    encoded = set()
+    for text in (secret, *quoted):
+        for before in range(3):
+            for encode in (b64encode, urlsafe_b64encode):
+                # What stands before and behind changes the first and the last characters.
+                whole = encode(b"\0" * before + text.encode()).decode().rstrip("=")
+                encoded.add(whole[4 if before else 0 : -4])
+    lower = {form.lower() for form in quoted}
+    return {secret, *quoted, *lower, *escaped, *encoded}
+
+
+def pieces_of(secret: str) -> set[str]:
+    """Every leak of a form that is twice as long as a piece holds one of these."""
+    pieces = set()
+    for form in forms_of(secret):
+        pieces.add(form)
+        pieces |= {form[at : at + PIECE] for at in range(0, len(form) - PIECE + 1, PIECE)}
+    return pieces
+
+
+class Evidence(logging.Handler):
+    """Texts, and where each was found. As a handler it keeps all that a log record holds."""
+
+    def __init__(self) -> None:
+        super().__init__(level=0)
+        self.texts: list[tuple[str, str]] = []
+
+    def add(self, place: str, text: object) -> None:
+        self.texts.append((place, str(text)))
+        self.texts.append((place, repr(text)))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        place = f"log {record.name}"
+        # Also what a formatter would leave out: arguments, `extra`, cached texts.
+        for name, value in vars(record).items():
+            self.add(f"{place} {name}", value)
+        self.add(place, record.getMessage())
+        self.add(place, logging.Formatter("%(message)s").format(record))
+        if record.exc_info and record.exc_info[1] is not None:
+            self.add_error(record.exc_info[1], place)
+
+    def add_error(self, error: BaseException, place: str = "exception") -> None:
+        """An exception, all that hangs on it, and the frames of what it is chained to."""
+        self.add(place, "".join(traceback.format_exception(error)))
+        seen: set[int] = set()
+        self._add_chain(error, place, seen)
+        for link in (error.__cause__, error.__context__):
+            if link is not None:
+                told = traceback.TracebackException.from_exception(link, capture_locals=True)
+                self.add(f"{place} chained frames", "".join(told.format()))
+
+    def _add_chain(self, error: BaseException | None, place: str, seen: set[int]) -> None:
+        if error is None or id(error) in seen:
+            return
+        seen.add(id(error))
+        self.add(place, error)
+        self.add(place, error.args)
+        for name, value in vars(error).items():
+            self.add(f"{place} {name}", value)
+        for link in (error.__cause__, error.__context__, *getattr(error, "exceptions", ())):
+            self._add_chain(link, place, seen)
+
+    def add_frames_of(self, error: BaseException, package: str) -> None:
+        """The local variables of the frames of one package, as error reporters show them."""
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if frame.f_globals.get("__name__", "").split(".")[0] == package:
+                self.add(f"frame {frame.f_code.co_name}", dict(frame.f_locals))
+
+    def add_objects_of(self, package: str, *, but: str) -> None:
+        """Every live object of a package's classes that was made since the gathering began."""
+        for found in gc.get_objects():
+            module = str(type(found).__module__)
+            if module.split(".", maxsplit=1)[0] == package and not module.startswith(but):
+                self.add(f"repr {type(found).__qualname__}", found)
+
+    def places_of(self, *secrets: str, within: str = "") -> set[str]:
+        """Where any form of a secret, or a piece of one, was found."""
+        pieces = {piece for secret in secrets for piece in pieces_of(secret)}
+        texts = [(place, text) for place, text in self.texts if place.startswith(within)]
+        everything = "\n".join(text for _, text in texts)
+        found = {piece for piece in pieces if piece in everything}
+        return {place for place, text in texts if any(piece in text for piece in found)}
+
+
+@contextmanager
+def gathered() -> Iterator[Evidence]:
+    """Everything that is logged, at any level by any logger, and every warning of the block."""
+    evidence, root = Evidence(), logging.getLogger()
+    loggers = [root, *(one for one in root.manager.loggerDict.values() if hasattr(one, "level"))]
+    before = [(one, one.level, one.propagate, one.disabled) for one in loggers]
+    for one in loggers:
+        one.setLevel(logging.DEBUG if one is root else logging.NOTSET)
+        one.propagate, one.disabled = True, False
+    root.addHandler(evidence)
+    gc.freeze()  # Only what is made from here on is looked at, or it would take seconds.
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            yield evidence
+            gc.collect()
+        for warning in warned:
+            evidence.add("warning", warning.message)
+            evidence.add("warning", warning)
+    finally:
+        gc.unfreeze()
+        root.removeHandler(evidence)
+        for one, level, propagate, disabled in before:
+            one.setLevel(level)
+            one.propagate, one.disabled = propagate, disabled

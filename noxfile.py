@@ -4,15 +4,17 @@ and the lowest versions."""
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2025.5.1"
-nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
 nox.options.sessions = ["lint", "typing", "tests", "lowest"]
@@ -23,7 +25,6 @@ SUPPORTED = [
     for classifier in PROJECT["project"]["classifiers"]
     if classifier.startswith("Programming Language :: Python :: 3.")
 ]
-BACKENDS = ["asyncio", "uvloop", "trio"]
 
 
 # pyenv puts stand-ins on the path that fail for all versions but the chosen ones.
@@ -39,9 +40,10 @@ def _is_here(version: str) -> bool:
 HERE = [version for version in SUPPORTED if _is_here(version)]
 
 
-def _install(session: nox.Session, *groups: str, extras: str = "all") -> None:
-    args = [arg for group in groups for arg in ("--group", group)]
-    session.install("-e", f".[{extras}]", *args)
+def _install(session: nox.Session, *groups: str, constraints: Path | None = None) -> None:
+    needed = [package for group in groups for package in PROJECT["dependency-groups"][group]]
+    limits = [] if constraints is None else ["--constraint", str(constraints)]
+    session.install("-e", ".[all]", *needed, *limits)
 
 
 @nox.session
@@ -61,17 +63,24 @@ def typing(session: nox.Session) -> None:
 
 
 @nox.session(python=HERE)
-@nox.parametrize("backend", BACKENDS)
-def tests(session: nox.Session, backend: str) -> None:
-    """The suite on one backend."""
+def tests(session: nox.Session) -> None:
+    """The suite on asyncio, asyncio with uvloop, and Trio; `-- --backend trio` for one of them."""
     _install(session, "tests")
-    session.run("pytest", "--backend", backend, *session.posargs)
+    session.run("pytest", *session.posargs)
 
 
 @nox.session
 def lowest(session: nox.Session) -> None:
     """The suite on the lowest versions that pyproject.toml allows."""
-    session.install("--resolution", "lowest-direct", "-e", ".[all]", "--group", "tests")
+    needed = [
+        *PROJECT["project"]["dependencies"],
+        *chain(*PROJECT["project"]["optional-dependencies"].values()),
+        *PROJECT["dependency-groups"]["tests"],
+    ]
+    bounds = re.findall(r"([\w-]+)(?:\[\w+\])?>=([\w.]+)", "\n".join(needed))
+    constraints = Path(session.create_tmp()) / "lowest.txt"
+    constraints.write_text("\n".join(f"{name}=={version}" for name, version in bounds))
+    _install(session, "tests", constraints=constraints)
     session.run("pytest", *session.posargs)
 
 

@@ -636,9 +636,9 @@ def test_a_success_of_the_fallback_does_not_reset_the_count_of_the_primary():
     for _ in range(2):
         policy.cycle(REFUSED)
 
-    tried = [ways(policy.cycle(REFUSED, "t1")[0]) for _ in range(2)]
+    tried = [ways(policy.cycle(REFUSED, "t1")[0]) for _ in range(4)]
 
-    assert tried == 2 * [[PRIMARY, FALLBACK]]
+    assert tried == 4 * [[PRIMARY, FALLBACK]]
 
 
 def test_a_success_of_the_primary_resets_its_count():
@@ -652,12 +652,13 @@ def test_a_success_of_the_primary_resets_its_count():
 
 
 def test_cycles_of_the_fallback_alone_say_nothing_about_the_primary():
-    policy = Policy(fallback_after=2)
+    policy = Policy(fallback_after=3)
     policy.ask(fallback=True)
     policy.cycle(REFUSED)
 
-    assert ways(policy.cycle(REFUSED)[0]) == [PRIMARY]
-    assert ways(policy.cycle(REFUSED)[0]) == [PRIMARY, FALLBACK]
+    tried = [ways(policy.cycle(REFUSED)[0]) for _ in range(3)]
+
+    assert tried == [[PRIMARY], [PRIMARY], [PRIMARY, FALLBACK]]
 
 
 def test_a_cycle_of_the_fallback_alone_keeps_the_rules_of_a_cycle():
@@ -915,6 +916,15 @@ def test_forcing_does_not_wait_for_the_pause():
     assert policy.turn() == Attempt(PRIMARY, 30.0, 2)
 
 
+@pytest.mark.parametrize("how", [{"force": True}, {"fallback": True}])
+def test_forcing_does_not_wait_for_the_pause_after_a_success_either(how):
+    policy = holding()
+    policy.tell(Invalidate())
+    policy.cycle(REFUSED)
+
+    assert policy.ask(**how) == Join(3)
+
+
 def test_the_fallback_does_not_wait_for_the_pause():
     policy = failed_at_once()
 
@@ -1023,7 +1033,8 @@ def test_a_queued_cycle_of_the_fallback_does_not_override_its_retry_after():
     assert policy.ask(fallback=True) == Join(3)
 
 
-def test_a_queued_cycle_of_the_fallback_runs_once_its_retry_after_is_over():
+@pytest.mark.parametrize(("waited", "runs"), [(120.0 - A_BIT, False), (120.0, True)])
+def test_a_queued_cycle_of_the_fallback_runs_once_its_retry_after_is_over(waited, runs):
     policy = Policy(fallback_after=1)
     policy.turn()
     policy.ask(fallback=True)
@@ -1031,9 +1042,9 @@ def test_a_queued_cycle_of_the_fallback_runs_once_its_retry_after_is_over():
     policy.turn()
     policy.fail(failure(retry_after=120.0))
 
-    policy.later(120.0)
+    policy.later(waited)
 
-    assert policy.turn() == Attempt(FALLBACK, 30.0, 2)
+    assert (policy.turn() == Attempt(FALLBACK, 30.0, 2)) is runs
 
 
 def test_the_retry_after_of_the_primary_does_not_stop_a_queued_cycle_of_the_fallback():

@@ -90,8 +90,7 @@ async def test_the_stream_ends_when_the_manager_closes():
 
         async def read():
             async with tm.subscribe() as stream:
-                async for token in stream:
-                    got.append(token.value)
+                got.extend([token.value async for token in stream])
                 with pytest.raises(anyio.EndOfStream):
                     await stream.receive()
                 got.append(stream.latest)

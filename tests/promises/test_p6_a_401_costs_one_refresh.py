@@ -296,10 +296,10 @@ async def test_replays_that_are_refused_together_count_once():
     endpoint, clock, api = ScriptedEndpoint(), ManualClock(), ScriptedApi(lambda token: False)
 
     async with manager(endpoint, clock) as tm, api.client(auth=tm.auth) as http:
-        await statuses_of(http.request, 1_000)
+        await statuses_of(http.request, 200)
         first = endpoint.count
         await clock.advance(1.01)
-        await statuses_of(http.request, 1_000)
+        await statuses_of(http.request, 200)
 
     assert first == 2
     assert endpoint.count == 3

@@ -143,13 +143,10 @@ class Refresher:
             ask = Ask()  # It ended before this caller ran again.
 
     def fresh_nowait(self) -> str | None:
-        """The value of the held token where nothing is to be done about it, from any thread."""
+        """The value of the held token where it is fresh, from any thread."""
         held = self.state.held
         now = self.now()
-        if held is None or not held.is_usable(now):
-            return None
-        # With the loop on, a stale token is its business; on demand this use is the demand.
-        if held.is_due(now) and not self.rules.periodic:
+        if held is None or not held.is_usable(now) or held.is_due(now):
             return None
         return held.token.value
 

@@ -214,10 +214,13 @@ def test_an_expired_token_makes_the_loop_unhealthy_by_either_clock():
     assert health_of(FRESH, by_wall, periodic=True).state == "unhealthy"
 
 
-def test_a_failure_that_a_later_attempt_made_up_for_degrades_nothing():
-    recovered = evolve(FRESH, last_failure=FAILURE)
+def test_health_asks_for_failed_cycles_and_not_for_failed_attempts():
+    with_token = evolve(FRESH, last_failure=FAILURE)
+    without = evolve(BEFORE_THE_FIRST_FETCH, last_failure=FAILURE)
 
-    assert health_of(recovered, NOW, periodic=True).state == "healthy"
+    assert health_of(with_token, NOW, periodic=True) == Health("healthy", "a usable token")
+    assert health_of(without, NOW, periodic=True) == Health("unhealthy", "no usable token yet")
+    assert health_of(without, NOW, periodic=False).state == "healthy"
 
 
 # P10: secrets stay inside.

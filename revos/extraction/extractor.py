@@ -121,7 +121,8 @@ class LangChainExtractor:
 
         wanted = bound.runtime.target_of(target)
         messages = messages_of(prompt, variables)
-        completion = await self._complete(bound, wanted, messages)
+        with bound.runtime.while_open():
+            completion = await self._complete(bound, wanted, messages)
         return wanted.read(completion.answer)  # type: ignore[return-value]  # of the target's type
 
     @property
@@ -146,7 +147,8 @@ class LangChainExtractor:
         `await ex.run_asyncio(ex.llm.ainvoke, "Hello")`.
         """
         bound = await self._bind()
-        return await bound.runtime.call(function, *args)
+        with bound.runtime.while_open():
+            return await bound.runtime.call(function, *args)
 
     def __repr__(self) -> str:
         return f"<LangChainExtractor {self.model_name!r}>"

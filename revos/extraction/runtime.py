@@ -10,13 +10,13 @@ neither loop.
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
-from concurrent.futures import CancelledError
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from attrs import frozen
 
 from revos.auth import BearerAuth
 from revos.clients import CLOSING_SECONDS, HandshakeGuard, make_client
@@ -37,21 +37,30 @@ __all__ = ["Runtime"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+JOINING_SECONDS = 1.0
 # As the OpenAI client has them by default.
 MAX_CONNECTIONS, MAX_KEEPALIVE = 1000, 100
 
 
+@frozen(eq=False)
+class _Opened:
+    """What is there from the end of opening on."""
+
+    http: httpx2.AsyncClient
+    sync_http: httpx2.Client
+    portal: BlockingPortal | None
+
+
 class Runtime:
-    """Opened by `run`, used through `call`, `llm_for` and `target_of`."""
+    """Opened by `run`, waited for by `opened`, used by extractors inside `while_open`."""
 
     def __init__(self, manager: TokenManager) -> None:
         self.manager = manager
         self.remembered: dict[ModelConfig, Step] = {}
         self._ready = anyio.Event()
+        self._opened: _Opened | None = None
         self._failure: RevosError | None = None
-        self._portal: BlockingPortal | None = None
-        self._http: httpx2.AsyncClient | None = None
-        self._sync_http: httpx2.Client | None = None
+        self._users: set[anyio.CancelScope] = set()
         self._auths: dict[str, BearerAuth] = {}
         self._llms: dict[ModelConfig, ChatOpenAI] = {}
         self._targets: dict[Any, Target] = {}
@@ -60,56 +69,69 @@ class Runtime:
         """Open, and stay open until cancelled."""
         async with AsyncExitStack() as stack:
             try:
-                await self._open(stack)
+                self._opened = await self._open(stack)
             except RevosError as error:
                 self._failure = error
                 return
             finally:
                 self._ready.set()
+            stack.callback(self._cancel_users)
             await anyio.sleep_forever()
 
     async def opened(self) -> None:
         """Wait until it is open.
 
+        :raises RevosClosedError: the manager was left before
         :raises RevosError: it could not be opened
         """
         await self._ready.wait()
         if self._failure is not None:
             raise own_copy(self._failure)
+        self._parts()
 
-    async def _open(self, stack: AsyncExitStack) -> None:
+    async def _open(self, stack: AsyncExitStack) -> _Opened:
         await run_in_thread(_import_langchain)
+        portal = None
         if _is_under_trio():
             portal_manager = start_blocking_portal("asyncio", name="revos-langchain")
-            self._portal = await run_in_thread(portal_manager.__enter__, abandon=False)
-            stack.push_async_callback(_stop_portal, self._portal, portal_manager)
+            portal = await run_in_thread(portal_manager.__enter__, abandon=False)
+            stack.push_async_callback(_stop_portal, portal, portal_manager)
         gateway = self.manager.config.revos
-        clients = await run_in_thread(
+        http, sync_http = await run_in_thread(
             _open_clients, gateway.base_url, gateway.ca_file, self.manager
         )
-        self._http, self._sync_http = clients
-        stack.push_async_callback(self._close_clients)
+        stack.push_async_callback(_close_clients, http, sync_http, portal)
+        return _Opened(http, sync_http, portal)
 
-    async def _close_clients(self) -> None:
-        assert self._http is not None  # noqa: S101 - pushed after it was set
-        assert self._sync_http is not None  # noqa: S101
-        with anyio.move_on_after(CLOSING_SECONDS, shield=True):
-            self._sync_http.close()
-            await self.call(self._http.aclose)
+    def _cancel_users(self) -> None:
+        self._opened = None
+        for scope in self._users:
+            scope.cancel()
+
+    def _parts(self) -> _Opened:
+        if self._opened is None:
+            raise RevosClosedError("this TokenManager is closed: its block was left")
+        return self._opened
+
+    @contextmanager
+    def while_open(self) -> Iterator[None]:
+        """Leaving the manager ends what runs inside, in whatever task.
+
+        :raises RevosClosedError: that happened
+        """
+        self._parts()
+        with anyio.CancelScope() as scope:
+            self._users.add(scope)
+            try:
+                yield
+            finally:
+                self._users.discard(scope)
+        if scope.cancelled_caught:
+            self._parts()
 
     async def call(self, function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
-        """Run an asyncio-only coroutine function where LangChain runs.
-
-        :raises RevosClosedError: the manager is closed
-        """
-        if self._portal is None:
-            return await function(*args)
-        try:
-            return await self._portal.call_async(function, *args)
-        except (RuntimeError, CancelledError):
-            if self.manager.is_background_service_running():
-                raise
-            raise RevosClosedError("this TokenManager is closed: its block was left") from None
+        """Run an asyncio-only coroutine function where LangChain runs."""
+        return await _call(self._parts().portal, function, *args)
 
     async def llm_for(self, name: str, config: ModelConfig) -> ChatOpenAI:
         """The chat model with these settings, built once."""
@@ -122,28 +144,48 @@ class Runtime:
     def _make_llm(self, name: str, config: ModelConfig) -> ChatOpenAI:
         from revos.extraction.chat import make_llm
 
-        assert self._http is not None  # noqa: S101 - `opened` comes first
-        assert self._sync_http is not None  # noqa: S101
+        parts = self._parts()
         # All extractors of one model share what its refusals cost (P6).
         auth = self._auths.setdefault(match_key(name), BearerAuth(self.manager))
-        return make_llm(
-            config, self.manager.config.revos.base_url, auth, self._http, self._sync_http
-        )
+        base_url = self.manager.config.revos.base_url
+        return make_llm(config, base_url, auth, parts.http, parts.sync_http)
 
     def target_of(self, type_: Any) -> Target:
         """The target for a type; its schema is built once."""
         from revos.extraction.targets import target_of
 
-        target = self._targets.get(type_)
+        try:
+            target = self._targets.get(type_)
+        except TypeError:  # Not hashable, so no class: that is told by:
+            return target_of(type_)
         if target is None:
             target = self._targets[type_] = target_of(type_)
         return target
 
     async def model_ids(self) -> list[str]:
+        """The ids that the gateway accepts."""
         from revos.extraction.chat import model_ids
 
-        assert self._http is not None  # noqa: S101 - `opened` comes first
-        return await self.call(model_ids, self._http, self.manager.config.revos.base_url)
+        with self.while_open():
+            return await self.call(
+                model_ids, self._parts().http, self.manager.config.revos.base_url
+            )
+
+
+async def _call(
+    portal: BlockingPortal | None, function: Callable[[*Ts], Awaitable[T]], *args: *Ts
+) -> T:
+    if portal is None:
+        return await function(*args)
+    return await portal.call_async(function, *args)
+
+
+async def _close_clients(
+    http: httpx2.AsyncClient, sync_http: httpx2.Client, portal: BlockingPortal | None
+) -> None:
+    with anyio.move_on_after(CLOSING_SECONDS, shield=True):
+        await _call(portal, http.aclose)
+        await run_in_thread(sync_http.close)
 
 
 def _is_under_trio() -> bool:
@@ -184,6 +226,7 @@ async def _stop_portal(portal: BlockingPortal, portal_manager: Any) -> None:
             portal.call(portal.stop, True)
         portal_manager.__exit__(None, None, None)
 
-    # Joining the thread blocks; the calls in it are cancelled, so it does not take long.
-    with anyio.CancelScope(shield=True):
-        await run_in_thread(stop, abandon=False)
+    # Joining the thread blocks. The calls in it are cancelled, so that takes no time, unless one
+    # does not heed its cancellation.
+    with anyio.move_on_after(JOINING_SECONDS, shield=True):
+        await run_in_thread(stop)

@@ -1,4 +1,4 @@
-"""The seam to LangChain: messages and the shape of the answer in; answer, usage, reason out.
+"""The seam to LangChain: messages and the shape of the answer in; the answer out.
 
 Only this module knows the chat model and the OpenAI client. It imports both, so it is imported
 late, in a thread. Its coroutines run on asyncio, which is what LangChain's run on.
@@ -33,9 +33,6 @@ class Completion:
     """What the model answered: text, or the arguments of the tool that it called (JSON)."""
 
     answer: str | None
-    finish_reason: str | None
-    usage: tuple[int, int]  # prompt and completion tokens
-    model: str | None
 
 
 class _AsyncClient(openai.AsyncOpenAI):
@@ -108,19 +105,19 @@ async def complete(
     :raises RevosTokenError: no token could be had for the request
     :raises RevosValidationError: the answer was cut off or held back
     """
+    told: RevosError
     try:
         message = await llm.ainvoke(list(messages), **options)
     except openai.LengthFinishReasonError as error:
-        raise RevosValidationError(
-            "the answer was cut off at its longest: raise max_tokens of this model"
-        ) from strip(error)
+        told, cause = _cut_off(), strip(error)
     except openai.ContentFilterFinishReasonError as error:
-        raise RevosValidationError("the gateway's content filter held the answer back") from strip(
-            error
-        )
+        told, cause = _held_back(), strip(error)
     except (openai.OpenAIError, *_MALFORMED) as error:
-        raise api_error(error) from strip(error, _token_in(error))
-    return _completion_of(message)
+        told, cause = api_error(error), strip(error, _token_in(error))
+    else:
+        return _completion_of(message)
+    # Out here, or the context of the error would be the one that holds the request.
+    raise told from cause
 
 
 # What LangChain and the OpenAI client make of an answer that is no chat completion.
@@ -128,21 +125,26 @@ _MALFORMED = (ValueError, TypeError, KeyError, AttributeError, IndexError, UserW
 
 
 def _completion_of(message: AIMessage) -> Completion:
-    calls = message.tool_calls
-    if calls:
-        answer: str | None = json.dumps(calls[0]["args"])
-    elif message.invalid_tool_calls:
-        answer = message.invalid_tool_calls[0]["args"]
-    else:
-        answer = message.text or None
-    usage = message.usage_metadata
-    told = message.response_metadata
-    return Completion(
-        answer=answer,
-        finish_reason=told.get("finish_reason"),
-        usage=(usage["input_tokens"], usage["output_tokens"]) if usage else (0, 0),
-        model=told.get("model_name"),
+    reason = message.response_metadata.get("finish_reason")
+    if reason == "length":
+        raise _cut_off()
+    if reason == "content_filter":
+        raise _held_back()
+    if message.tool_calls:
+        return Completion(json.dumps(message.tool_calls[0]["args"]))
+    if message.invalid_tool_calls:
+        return Completion(message.invalid_tool_calls[0]["args"])
+    return Completion(message.text or None)
+
+
+def _cut_off() -> RevosValidationError:
+    return RevosValidationError(
+        "the answer was cut off at its longest: raise max_tokens of this model"
     )
+
+
+def _held_back() -> RevosValidationError:
+    return RevosValidationError("the gateway's content filter held the answer back")
 
 
 def api_error(error: Exception) -> RevosError:
@@ -199,7 +201,7 @@ def _refused(error: openai.APIStatusError) -> RevosAPIError:
     return RevosAPIError(
         f"the gateway refused with HTTP {status}: {words} ({what})",
         status_code=status,
-        code=error.code if isinstance(error.code, str) else None,
+        code=redact(error.code, _token_in(error)) if isinstance(error.code, str) else None,
         retry_after=retry_after_of(error.response.headers.get("retry-after")),
         temporary=status in (408, 409, 425, 429) or status >= 500,
     )
@@ -210,10 +212,13 @@ async def model_ids(http: httpx2.AsyncClient, base_url: str) -> list[str]:
 
     :raises RevosAPIError: the gateway refused, could not be reached, or lists nothing
     """
+    cause: BaseException | None = None
     try:
         response = await http.get(base_url.rstrip("/") + "/models")
     except httpx2.HTTPError as error:
-        raise _unreachable(error) from strip(error)
+        cause = strip(error)
+    if cause is not None:  # Raised out here for the same reason as in `complete`.
+        raise _unreachable(cause) from cause
     if response.status_code != 200:
         raise RevosAPIError(
             f"the gateway refused to list its models with HTTP {response.status_code}",

@@ -34,10 +34,12 @@ class Consumer:
     """Who shares one delay after refused replays.
 
     :ivar replays: the tokens of the replays that are not answered yet, each under a key of its own
+    :ivar untried: a token that counts as refused only because its request could not be replayed
     """
 
     refusals: Refusals = field(factory=Refusals)
     replays: dict[object, str] = field(factory=dict, repr=False)
+    untried: str | None = field(default=None, repr=False)
 
 
 class BearerAuth(httpx.Auth):
@@ -106,6 +108,7 @@ class BearerAuth(httpx.Auth):
         request.headers["Authorization"] = f"Bearer {value}"
         response = yield request
         if not _is_refusal(response, value):
+            self._note_accepted(value)
             return
         await response.aread()  # Its connection is free for others while this waits.
         try:
@@ -129,6 +132,7 @@ class BearerAuth(httpx.Auth):
         request.headers["Authorization"] = f"Bearer {value}"
         response = yield request
         if not _is_refusal(response, value):
+            self._note_accepted(value)
             return
         response.read()
         try:
@@ -184,7 +188,13 @@ class BearerAuth(httpx.Auth):
         if newer != value and _is_replayable(request):
             return True
         self._note_replay(newer, refused=True)
+        self._consumer.untried = newer if newer != value else None
         return False
+
+    def _note_accepted(self, value: str) -> None:
+        if value == self._consumer.untried:
+            self._consumer.untried = None
+            self._note_replay(value, refused=False)
 
     def _note_replay(self, value: str, *, refused: bool) -> None:
         consumer, manager = self._consumer, self._manager

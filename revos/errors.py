@@ -102,6 +102,7 @@ class RevosAPIError(RevosError):
     :ivar code: the gateway's own `error.code`, or None
     :ivar retry_after: seconds that the gateway asked to wait, or None
     :ivar available_models: for an unknown model id, the ids that the gateway accepts
+    :ivar features: what of the request the gateway's words name: `json_schema`, `tools`
     """
 
     def __init__(
@@ -112,11 +113,13 @@ class RevosAPIError(RevosError):
         code: str | None = None,
         retry_after: float | None = None,
         available_models: tuple[str, ...] = (),
+        features: tuple[str, ...] = (),
         temporary: bool = False,
     ) -> None:
         super().__init__(message)
         self.status_code = status_code
         self.code = code
+        self.features = features
         self.retry_after = retry_after
         self.available_models = available_models
         self.temporary = temporary

@@ -507,3 +507,80 @@ async def test_a_redirect_of_the_api_takes_no_token_to_another_origin(tm, revos_
             await http.get(f"{revos_gateway.base_url}/redirect", params={"to": other})
 
     assert "authorization" not in caught.value.request.headers
+
+
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"detail": [{"loc": ["body", "response_format"], "msg": "extra fields not permitted"}]},
+        {"detail": "response_format is not supported"},
+        {"error": {"message": "Invalid parameter", "param": "response_format"}},
+        {"error": "This model does not support json_schema"},
+        {"error": {"message": "x " * 300 + "response_format is not supported"}},
+        b"response_format unsupported",
+    ],
+)
+async def test_a_refusal_that_names_the_feature_anywhere_steps_down(
+    gpt4, revos_gateway, status, body
+):
+    revos_gateway.chat_script.append(Answer(status=status, body=body))
+
+    assert await gpt4.extract(Person, PROMPT, text="Ada, 36, London") == ADA
+    assert "tools" in revos_gateway.chat_log[-1].payload
+
+
+async def test_another_refusal_does_not_step_down(gpt4, revos_gateway):
+    revos_gateway.chat_script.append(Answer(status=400, body={"error": {"message": "too long"}}))
+
+    with pytest.raises(RevosAPIError, match="too long"):
+        await gpt4.extract(Person, PROMPT, text="Ada, 36, London")
+
+    assert len(revos_gateway.chat_log) == 1
+
+
+@pytest.mark.parametrize("strategy", ["json_schema", "tools"])
+async def test_an_answer_that_was_cut_off_is_told_as_one(tm, revos_gateway, strategy):
+    cut_off = {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "gpt-4",
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "length",
+                "message": {"role": "assistant", "content": '{"name": "A'},
+            }
+        ],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+    }
+    revos_gateway.chat_script.append(Answer(status=200, body=cut_off))
+
+    async with tm.extractor("gpt-4", strategy=strategy) as extractor:
+        with pytest.raises(RevosValidationError, match="max_tokens"):
+            await extractor.extract(Person, PROMPT, text="x")
+
+
+@pytest.mark.parametrize("target", [{"type": "object"}, [int]])
+async def test_a_target_that_is_not_even_hashable_is_an_input_error(gpt4, target):
+    with pytest.raises(RevosInputError, match="pydantic model"):
+        await gpt4.extract(target, PROMPT, text="x")
+
+
+async def test_an_opener_outside_the_block_that_is_left_meanwhile_gets_the_closed_error(
+    revos_gateway,
+):
+    caught = []
+
+    async def open_one(tm):
+        try:
+            await tm.extractor("gpt-4").__aenter__()
+        except RevosClosedError as error:
+            caught.append(error)
+
+    async with anyio.create_task_group() as tasks, TokenManager(revos_gateway.config()) as tm:
+        tasks.start_soon(open_one, tm)
+        await anyio.lowlevel.checkpoint()
+
+    assert len(caught) == 1

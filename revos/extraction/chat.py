@@ -19,6 +19,7 @@ from langchain_openai import ChatOpenAI
 from revos.auth import BearerAuth
 from revos.config import ModelConfig
 from revos.errors import RevosAPIError, RevosError, RevosValidationError, own_copy
+from revos.extraction.strategies import features_in
 from revos.http_headers import retry_after_of
 from revos.redact import redact, strip
 
@@ -191,8 +192,9 @@ def _token_in(error: BaseException) -> list[str]:
 
 def _refused(error: openai.APIStatusError) -> RevosAPIError:
     status = error.status_code
+    said = error.response.text
     told = error.body.get("message") if isinstance(error.body, dict) else None
-    words = redact(told if isinstance(told, str) else error.message, _token_in(error))
+    words = redact(told if isinstance(told, str) else said or error.message, _token_in(error))
     what = "check the model's id" if status == 404 else "check the request and the gateway"
     if status in (401, 403):
         what = "check that the client may use this model"
@@ -201,6 +203,7 @@ def _refused(error: openai.APIStatusError) -> RevosAPIError:
     return RevosAPIError(
         f"the gateway refused with HTTP {status}: {words} ({what})",
         status_code=status,
+        features=features_in(said),
         code=redact(error.code, _token_in(error)) if isinstance(error.code, str) else None,
         retry_after=retry_after_of(error.response.headers.get("retry-after")),
         temporary=status in (408, 409, 425, 429) or status >= 500,

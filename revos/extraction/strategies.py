@@ -13,7 +13,7 @@ from revos.errors import RevosAPIError, RevosInputError
 if TYPE_CHECKING:
     from revos.extraction.targets import Target
 
-__all__ = ["STEPS", "Step", "Strategy", "next_step", "request_options", "steps_of"]
+__all__ = ["STEPS", "Step", "Strategy", "features_in", "next_step", "request_options", "steps_of"]
 
 Step = Literal["json_schema", "tools"]
 Strategy = Literal["auto", "json_schema", "tools"]
@@ -43,13 +43,20 @@ def next_step(steps: tuple[Step, ...], refused: Step, error: RevosAPIError) -> S
     """The step after one that the gateway refused, or None where the error is about something
     else or there is no further one.
     """
-    if error.status_code not in (400, 422):
-        return None
-    told = f"{error} {error.code or ''}".lower()
-    if not any(name in told for name in _NAMES[refused]):
+    if error.status_code not in (400, 422) or refused not in error.features:
         return None
     later = steps[steps.index(refused) + 1 :]
     return later[0] if later else None
+
+
+def features_in(words: str) -> tuple[str, ...]:
+    """The features that a gateway's answer names, wherever in it.
+
+    >>> features_in('{"detail": [{"loc": ["body", "response_format"], "msg": "not permitted"}]}')
+    ('json_schema',)
+    """
+    words = words.lower()
+    return tuple(step for step in STEPS if any(name in words for name in _NAMES[step]))
 
 
 def request_options(step: Step, target: Target) -> dict[str, Any]:

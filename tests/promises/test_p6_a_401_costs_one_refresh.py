@@ -655,3 +655,23 @@ class _Parts:
         if not self._parts:
             raise StopAsyncIteration
         return self._parts.pop(0)
+
+
+async def test_a_token_that_no_replay_could_try_is_cleared_by_a_request_that_it_serves():
+    async def streamed():
+        yield b"gone once it is sent"
+
+    async with (
+        serve_gateway() as gateway,
+        TokenManager(gateway.config()) as tm,
+        httpx.AsyncClient(auth=tm.auth) as http,
+    ):
+        url = f"{gateway.base_url}/echo"
+        gateway.revoke(await tm.get_token())
+        statuses = [(await http.post(url, content=streamed())).status_code]
+        statuses.append((await http.get(url)).status_code)
+        gateway.revoke(await tm.get_token())
+        statuses.append((await http.get(url)).status_code)
+
+    assert statuses == [401, 200, 200]
+    assert gateway.token_requests == 3

@@ -86,6 +86,6 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """The figures of the README, as ratios in one run."""
+    """What speed costs, as counts and ratios in one run."""
     _install(session, "tests")
     session.run("python", "benchmarks/quick.py", *session.posargs)

@@ -1,4 +1,4 @@
-"""The figures that the README promises, as counts and ratios, in one run of about a minute.
+"""What speed and silence cost, as counts and ratios, in one run of about a minute.
 
     python benchmarks/quick.py [PART ...]
 

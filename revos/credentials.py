@@ -59,10 +59,6 @@ class CredentialSource:
             return self.key_file is not None
         return self.secret is not None or self.secret_file is not None
 
-    def same_as(self, other: CredentialSource) -> bool:
-        """Whether both send the same request."""
-        return self == other
-
 
 def _text_of(path: str) -> str:
     try:
@@ -115,6 +111,6 @@ def credential_sources(config: GatewayConfig) -> Mapping[Way, CredentialSource]:
         config.fallback_client_secret if own_secret else config.client_secret,
         config.fallback_client_secret_file if own_secret else config.client_secret_file,
     )
-    if not fallback.has_credential() or fallback.same_as(primary):
+    if not fallback.has_credential() or fallback == primary:
         return {Way.PRIMARY: primary}
     return {Way.PRIMARY: primary, Way.FALLBACK: fallback}

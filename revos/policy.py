@@ -1,7 +1,7 @@
 """When to ask for a token, by which method, how long to wait, and what a caller gets now.
 
 This is a protocol without I/O: no clock is read here, nothing sleeps, nothing is random. The
-manager reports an *event*, with the time that both clocks show, and is told a *decision*:
+refresher reports an *event*, with the time that both clocks show, and is told a *decision*:
 
     state, decision = step(state, event, now, rules)
 
@@ -137,7 +137,6 @@ class Cycle:
     next_attempt_at: float
     attempts: int = 0
     attempts_this_way: int = 0
-    sent: bool = False
 
 
 @frozen
@@ -383,10 +382,7 @@ def _turn(state: State, now: Now, rules: Rules) -> tuple[State, Decision]:
     if now.monotonic < cycle.next_attempt_at:
         return state, Wait(cycle.next_attempt_at)
     timeout = min(rules.request_timeout, _limit_at(state, cycle, rules) - now.monotonic)
-    return (
-        evolve(state, cycle=evolve(cycle, sent=True)),
-        Attempt(cycle.way, max(timeout, 0.0), cycle.number),
-    )
+    return state, Attempt(cycle.way, max(timeout, 0.0), cycle.number)
 
 
 def _begun(state: State, now: Now, rules: Rules) -> State:
@@ -461,7 +457,6 @@ def _failed(state: State, event: Failed, now: Now, rules: Rules) -> tuple[State,
         cycle,
         attempts=cycle.attempts + 1,
         attempts_this_way=cycle.attempts_this_way + 1,
-        sent=False,
     )
     again_at = _next_attempt_at(cycle, failure, event.random, now, rules)
     if again_at is not None and again_at < _limit_at(state, cycle, rules):

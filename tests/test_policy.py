@@ -9,6 +9,8 @@ from random import Random
 
 import pytest
 from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from revos.oauth2 import Failure, Grant
 from revos.policy import (
@@ -1272,8 +1274,8 @@ class Walk:
     must come of them.
     """
 
-    def __init__(self, seed):
-        self.random = random = Random(seed)
+    def __init__(self, random):
+        self.random = random
         self.pick = random.choice
         self.rules = Rules(
             refresh_interval=self.pick([10.0, 2700.0, 86_400.0]),
@@ -1519,7 +1521,7 @@ class Walk:
 @pytest.mark.parametrize("steps", [5, 10, 20, 40, 80])
 def test_in_any_order_of_events_every_rule_is_kept(steps):
     for seed in range(10_000 // steps):
-        Walk(f"{steps} {seed}").go(steps)
+        Walk(Random(f"{steps} {seed}")).go(steps)
 
 
 # A month.
@@ -1645,3 +1647,9 @@ def test_an_outage_that_is_shorter_than_the_rest_of_a_token_is_nobodys_error():
     month = Simulation(LIFETIME, [(day * DAY, shorter, UNAVAILABLE) for day in range(1, 30)])
 
     assert month.without_token == [0.0]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.randoms(use_true_random=False))
+def test_in_any_order_that_hypothesis_finds_every_rule_is_kept(random):
+    Walk(random).go(25)

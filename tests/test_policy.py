@@ -908,6 +908,18 @@ def test_a_success_ends_every_pause_and_forgets_the_failure():
     assert policy.turn() == Attempt(PRIMARY, 30.0, 11)
 
 
+def test_a_token_of_the_fallback_ends_the_retry_after_of_the_primary_too():
+    policy = failed_at_once(failure(retry_after=100.0))
+    policy.ask(fallback=True)
+    policy.cycle("t1")
+    policy.ask(force=True)
+
+    attempts, finished = policy.cycle(REFUSED)
+
+    assert attempts == [(PRIMARY, 0.0)]
+    assert finished.retry_after == 0.5
+
+
 # P8: forced cycles after a failure.
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 
-import anyio
 import httpx
 import httpx2
 import pytest
 import trustme
-from anyio.abc import SocketAttribute
+from sockets import raw_server
 from support import config
 
 from revos import RevosAuthenticationError, RevosConfigurationError, TokenManager
@@ -27,11 +26,8 @@ async def proxy_that_refuses():
             asked.append(await stream.receive())
             await stream.send(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, refuse)
-        yield f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}", asked
-        tasks.cancel_scope.cancel()
+    async with raw_server(refuse) as port:
+        yield f"http://127.0.0.1:{port}", asked
 
 
 async def test_a_secret_for_loopback_does_not_leave_by_a_proxy(monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import logging
@@ -16,6 +15,7 @@ import pydantic
 import pytest
 from anyio import to_thread
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
+from sockets import Hostile, raw_server
 
 from revos import (
     Config,
@@ -436,30 +436,19 @@ async def test_leaving_the_manager_ends_extractions_in_flight(revos_gateway):
 
 
 async def test_an_extraction_that_is_cancelled_in_the_tls_handshake_leaves_no_socket(revos_gateway):
-    hung = anyio.Event()
+    server = Hostile()
 
-    async def never_answer(stream):
-        async with stream:
-            await stream.receive()
-            hung.set()
-            with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
-                await stream.receive()
-
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = listener.extra(anyio.abc.SocketAttribute.local_port)
-    config = revos_gateway.config(base_url=f"https://127.0.0.1:{port}/v1")
-    async with listener, anyio.create_task_group() as tg:
-        tg.start_soon(listener.serve, never_answer)
+    async with raw_server(server) as port:
+        config = revos_gateway.config(base_url=f"https://127.0.0.1:{port}/v1")
         async with (
             TokenManager(config) as tm,
             tm.extractor("gpt-4") as extractor,
             anyio.create_task_group() as extracting,
         ):
             extracting.start_soon(partial(extractor.extract, Person, PROMPT, text="x"))
-            await hung.wait()
+            await server.asked.wait()
             extracting.cancel_scope.cancel()
         gc.collect()  # A ResourceWarning is an error here.
-        tg.cancel_scope.cancel()
 
 
 async def test_nothing_of_the_runtime_is_left_after_the_manager(revos_gateway):

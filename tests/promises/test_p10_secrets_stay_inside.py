@@ -13,8 +13,8 @@ import httpx2
 import pytest
 import uvloop
 from anyio import to_thread
-from anyio.abc import SocketAttribute
 from evidence import Evidence, gathered
+from sockets import raw_server
 from support import BASE_URL, TOKEN_URL, ManualClock, ScriptedApi, config, settle
 
 from revos import BearerAuth, RevosError, TokenManager, blocking, get_token_info
@@ -243,18 +243,13 @@ async def test_nothing_leaks_when_a_connection_breaks(scheme, answer):
             await stream.receive()
             await stream.send(answer or b" ")
 
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = listener.extra(SocketAttribute.local_port)
-    settings = config(**ALL, token_url=f"{scheme}://127.0.0.1:{port}/token", max_retries=1)
-
     with gathered() as evidence:
-        async with listener, anyio.create_task_group() as tasks:
-            tasks.start_soon(listener.serve, handle)
-            async with TokenManager(settings) as tm:
+        async with raw_server(handle) as port:
+            url = f"{scheme}://127.0.0.1:{port}/token"
+            async with TokenManager(config(**ALL, token_url=url, max_retries=1)) as tm:
                 await keep(evidence, tm.get_token)
                 await keep(evidence, lambda: tm.get_token(use_fallback=True))
                 look_at(tm, evidence)
-            tasks.cancel_scope.cancel()
 
     assert any(place == "exception" for place, _ in evidence.texts)
     assert evidence.places_of(*SECRETS) == set()

@@ -4,13 +4,10 @@
 
 import asyncio
 import contextlib
-import gc
 import signal
-import socket
 import sys
 import threading
 import time
-import warnings
 from functools import partial
 
 import anyio
@@ -18,10 +15,11 @@ import httpx
 import pytest
 import uvloop
 from anyio import to_thread
-from anyio.abc import SocketAttribute
 from anyio.from_thread import start_blocking_portal
 from anyio.lowlevel import checkpoint
 from anyio.pytest_plugin import extract_backend_and_options
+from leftovers import leaving_nothing, tasks_of_loop
+from sockets import Hostile, full_backlog, raw_server
 from support import (
     ManualClock,
     ScriptedApi,
@@ -45,45 +43,6 @@ def run(anyio_backend):
     """Runs a coroutine function in an event loop of its own, which is gone afterwards."""
     name, options = extract_backend_and_options(anyio_backend)
     return partial(anyio.run, backend=name, backend_options=options)
-
-
-@contextlib.asynccontextmanager
-async def raw_server(handle):
-    """A TCP server that does with a connection what `handle` does; gives its port."""
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, handle)
-        yield listener.extra(SocketAttribute.local_port)
-        tasks.cancel_scope.cancel()
-
-
-class Hostile:
-    """A server that reads, sends `answer` and then nothing more; counts connections and ends."""
-
-    def __init__(self, answer=b""):
-        self.answer = answer
-        self.asked = anyio.Event()
-        self.ended = anyio.Event()
-        self._serving = anyio.CancelScope()
-
-    async def give_up_after(self, seconds):
-        await anyio.sleep(seconds)
-        self._serving.cancel()
-
-    async def __call__(self, stream):
-        async with stream:
-            with self._serving:
-                await self._serve(stream)
-
-    async def _serve(self, stream):
-        await stream.receive()
-        if self.answer:
-            await stream.send(self.answer)
-        self.asked.set()
-        with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
-            while True:
-                await stream.receive()
-        self.ended.set()
 
 
 HALF_A_HEAD = b"HTTP/1.1 200 OK\r\nContent-Ty"
@@ -122,20 +81,6 @@ async def test_leaving_is_quick_while_connecting():
         seconds = time.monotonic() - started
 
     assert seconds < SECONDS_TO_LEAVE
-
-
-@contextlib.contextmanager
-def full_backlog():
-    """The port of a server that takes no more connections, so that connecting waits."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
 
 
 async def test_leaving_is_quick_at_any_moment_after_entering():
@@ -640,87 +585,10 @@ async def test_an_unexpected_exception_reaches_threads_that_wait_as_the_closed_e
 # Nothing is left behind.
 
 
-@contextlib.contextmanager
-def leaving_nothing():
-    """Fails where its block leaves threads, open sockets, or warnings of the collector."""
-    unraisable = []
-    hook, sys.unraisablehook = sys.unraisablehook, lambda found: unraisable.append(repr(found))
-    threads = set(threading.enumerate())
-    gc.collect()
-    gc.freeze()  # What is here already is none of our business, and would be slow to look through.
-    try:
-        with warnings.catch_warnings(record=True) as warned:
-            warnings.simplefilter("always")
-            yield
-            open_sockets = [one for one in gc.get_objects() if is_open_socket(one)]
-            for _ in range(3):
-                gc.collect()
-    finally:
-        gc.unfreeze()
-        sys.unraisablehook = hook
-    new_threads = set(threading.enumerate()) - threads
-    assert open_sockets == []
-    assert [str(warning.message) for warning in warned] == []
-    assert unraisable == []
-    assert [one for one in new_threads if not is_idle_worker(one)] == []
-
-
 @pytest.fixture
 def nothing_left():
     with leaving_nothing():
         yield
-
-
-def is_open_socket(one):
-    return isinstance(one, socket.socket) and one.fileno() != -1
-
-
-def is_idle_worker(thread):
-    """Whether it is a thread of AnyIO's pool, of Trio's cache or of the default executor."""
-    name = thread.name.lower()
-    return "anyio worker" in name or "trio thread" in name or name.startswith("asyncio_")
-
-
-def leave_socket():
-    socket.socket()
-
-
-def leave_coroutine():
-    asyncio.sleep(0)
-
-
-def leave_file():
-    open(__file__)  # noqa: PTH123, SIM115 - it is to be forgotten
-
-
-def leave_error_in_finalizer():
-    class Failing:
-        def __del__(self):
-            raise ZeroDivisionError
-
-    Failing()
-
-
-def leave_thread():
-    threading.Thread(target=time.sleep, args=(0.05,), daemon=True).start()
-
-
-@pytest.mark.parametrize(
-    "leave", [leave_socket, leave_coroutine, leave_file, leave_error_in_finalizer, leave_thread]
-)
-def test_what_is_left_behind_on_purpose_is_found(leave):
-    with pytest.raises(AssertionError), leaving_nothing():
-        leave()
-
-
-def test_an_open_socket_that_is_still_held_is_found():
-    with contextlib.ExitStack() as stack, pytest.raises(AssertionError), leaving_nothing():
-        stack.enter_context(socket.socket())
-
-
-async def tasks_of_loop():
-    await settle()
-    return {task.id for task in anyio.get_running_tasks()}
 
 
 @HANGING

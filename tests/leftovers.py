@@ -1,0 +1,53 @@
+"""What a block leaves behind: tasks, threads, sockets, files and warnings of the collector."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import socket
+import sys
+import threading
+import warnings
+
+import anyio
+from support import settle
+
+
+@contextlib.contextmanager
+def leaving_nothing():
+    """Fails where its block leaves threads, open sockets, or warnings of the collector."""
+    unraisable = []
+    hook, sys.unraisablehook = sys.unraisablehook, lambda found: unraisable.append(repr(found))
+    threads = set(threading.enumerate())
+    gc.collect()
+    gc.freeze()  # What is here already is none of our business, and would be slow to look through.
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            yield
+            open_sockets = [one for one in gc.get_objects() if is_open_socket(one)]
+            for _ in range(3):
+                gc.collect()
+    finally:
+        gc.unfreeze()
+        sys.unraisablehook = hook
+    new_threads = set(threading.enumerate()) - threads
+    assert open_sockets == []
+    assert [str(warning.message) for warning in warned] == []
+    assert unraisable == []
+    assert [one for one in new_threads if not is_idle_worker(one)] == []
+
+
+def is_open_socket(one):
+    return isinstance(one, socket.socket) and one.fileno() != -1
+
+
+def is_idle_worker(thread):
+    """Whether it is a thread of AnyIO's pool, of Trio's cache or of the default executor."""
+    name = thread.name.lower()
+    return "anyio worker" in name or "trio thread" in name or name.startswith("asyncio_")
+
+
+async def tasks_of_loop():
+    await settle()
+    return {task.id for task in anyio.get_running_tasks()}

@@ -1,0 +1,47 @@
+"""What is left behind on purpose is found, or the tests of P9 could not fail."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+from leftovers import leaving_nothing
+
+
+def leave_socket():
+    socket.socket()
+
+
+def leave_coroutine():
+    asyncio.sleep(0)
+
+
+def leave_file():
+    open(__file__)  # noqa: PTH123, SIM115 - it is to be forgotten
+
+
+def leave_error_in_finalizer():
+    class Failing:
+        def __del__(self):
+            raise ZeroDivisionError
+
+    Failing()
+
+
+def leave_thread():
+    threading.Thread(target=time.sleep, args=(0.05,), daemon=True).start()
+
+
+@pytest.mark.parametrize(
+    "leave", [leave_socket, leave_coroutine, leave_file, leave_error_in_finalizer, leave_thread]
+)
+def test_what_is_left_behind_on_purpose_is_found(leave):
+    with pytest.raises(AssertionError), leaving_nothing():
+        leave()
+
+
+def test_an_open_socket_that_is_still_held_is_found():
+    with contextlib.ExitStack() as stack, pytest.raises(AssertionError), leaving_nothing():
+        stack.enter_context(socket.socket())

@@ -1,5 +1,5 @@
 """What a contributor runs: `nox` alone does lint, typing, the tests of each Python that is here,
-and the lowest versions."""
+those on the lowest versions, and those with servers that others wrote."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
-nox.options.sessions = ["lint", "typing", "tests", "lowest"]
+nox.options.sessions = ["lint", "typing", "tests", "lowest", "servers"]
 
 PROJECT = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
 SUPPORTED = [
@@ -26,6 +26,9 @@ SUPPORTED = [
     if classifier.startswith("Programming Language :: Python :: 3.")
 ]
 
+
+# The oldest that oidc-provider runs with.
+OLDEST_NODE = 20
 
 # pyenv puts stand-ins on the path that fail for all versions but the chosen ones.
 PYENV = sorted(Path("~/.pyenv/versions").expanduser().glob("3.*/bin"))
@@ -82,6 +85,51 @@ def lowest(session: nox.Session) -> None:
     constraints.write_text("\n".join(f"{name}=={version}" for name, version in bounds))
     _install(session, "tests", constraints=constraints)
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def servers(session: nox.Session) -> None:
+    """The library with an OAuth server (npm's oidc-provider) and a gateway (LiteLLM) that others
+    wrote, on loopback ports. Both are installed beside this session's environment, and kept."""
+    _install(session, "tests")
+    here = Path(session.virtualenv.location)
+    oidc, litellm = here / "oidc", here / "litellm"
+    _install_oidc_provider(session, oidc)
+    _install_litellm(session, litellm)
+    session.run(
+        "pytest",
+        "tests/servers",
+        "--timeout=300",  # The first test of the gateway waits for its start.
+        *session.posargs,
+        env={
+            "REVOS_TESTS_OIDC": str(oidc),
+            "REVOS_TESTS_LITELLM": str(litellm / "bin" / "litellm"),
+        },
+    )
+
+
+def _install_oidc_provider(session: nox.Session, place: Path) -> None:
+    node, npm = shutil.which("node"), shutil.which("npm")
+    told = node and subprocess.run([node, "--version"], check=False, capture_output=True, text=True)
+    version = re.match(r"v(\d+)", told.stdout) if told else None
+    if not npm or not version or int(version[1]) < OLDEST_NODE:
+        found = told.stdout.strip() if told else "none"
+        session.error(
+            f"the server tests need Node.js {OLDEST_NODE} or later with npm (here: node {found}, "
+            f"npm {npm or 'none'}): install it and put `node` and `npm` on the PATH"
+        )
+    shutil.copytree(Path("tests/servers/oidc"), place, dirs_exist_ok=True)
+    with session.chdir(place):
+        session.run("npm", "install", external=True)
+
+
+def _install_litellm(session: nox.Session, place: Path) -> None:
+    """In an environment of its own: what it needs is at odds with what the tests need."""
+    python = place / "bin" / "python"
+    if not python.exists():
+        session.run("python", "-m", "venv", str(place))
+    needed = PROJECT["dependency-groups"]["gateway"]
+    session.run(str(python), "-m", "pip", "install", "-q", *needed, external=True)
 
 
 @nox.session

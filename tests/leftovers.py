@@ -19,6 +19,7 @@ def leaving_nothing():
     unraisable = []
     hook, sys.unraisablehook = sys.unraisablehook, lambda found: unraisable.append(repr(found))
     threads = set(threading.enumerate())
+    frozen = gc.get_freeze_count() > 0
     gc.collect()
     gc.freeze()  # What is here already is none of our business, and would be slow to look through.
     try:
@@ -29,7 +30,8 @@ def leaving_nothing():
             for _ in range(3):
                 gc.collect()
     finally:
-        gc.unfreeze()
+        if not frozen:
+            gc.unfreeze()
         sys.unraisablehook = hook
     new_threads = set(threading.enumerate()) - threads
     assert open_sockets == []
@@ -38,14 +40,26 @@ def leaving_nothing():
     assert [one for one in new_threads if not is_idle_worker(one)] == []
 
 
+@contextlib.contextmanager
+def frozen_heap():
+    """Around many blocks that leave nothing: each looks through what was made since, no more."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def is_open_socket(one):
     return isinstance(one, socket.socket) and one.fileno() != -1
 
 
 def is_idle_worker(thread):
-    """Whether it is a thread of AnyIO's pool, of Trio's cache or of the default executor."""
+    """Whether it is a thread of AnyIO's pool, of Trio's cache or of a loop's default executor."""
     name = thread.name.lower()
-    return "anyio worker" in name or "trio thread" in name or name.startswith("asyncio_")
+    in_pool = "anyio worker" in name or "trio thread" in name
+    return in_pool or name.startswith(("asyncio_", "uvloop_"))
 
 
 async def tasks_of_loop():

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import threading
 import time
 
 import pytest
-from leftovers import leaving_nothing
+from leftovers import frozen_heap, leaving_nothing
 
 
 def leave_socket():
@@ -45,3 +46,16 @@ def test_what_is_left_behind_on_purpose_is_found(leave):
 def test_an_open_socket_that_is_still_held_is_found():
     with contextlib.ExitStack() as stack, pytest.raises(AssertionError), leaving_nothing():
         stack.enter_context(socket.socket())
+
+
+def test_what_is_left_in_one_of_many_blocks_is_found_and_the_next_one_is_clean():
+    with contextlib.ExitStack() as stack, frozen_heap():
+        before = gc.get_freeze_count()
+        with pytest.raises(AssertionError), leaving_nothing():
+            stack.enter_context(socket.socket())
+        with leaving_nothing():
+            pass
+        during = gc.get_freeze_count()
+
+    assert 0 < before <= during
+    assert gc.get_freeze_count() == 0

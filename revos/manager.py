@@ -183,7 +183,7 @@ class TokenManager:
         await self.__aenter__()
 
     async def stop_background_service(self) -> None:
-        """The same as leaving the block; does nothing where it was left already."""
+        """The same as leaving the block; does nothing where it was left, or never got open."""
         if self._left():
             await checkpoint()
         else:
@@ -194,7 +194,7 @@ class TokenManager:
         return self._open
 
     def _left(self) -> bool:
-        return self._refresher is not None and not self._open and self._crash is None
+        return self._entered and not self._open and self._crash is None
 
     def _close(self) -> None:
         self._open = False

@@ -29,7 +29,14 @@ from support import (
     settle,
 )
 
-from revos import RevosClosedError, RevosError, TokenManager, blocking, get_revos_token
+from revos import (
+    RevosClosedError,
+    RevosConfigurationError,
+    RevosError,
+    TokenManager,
+    blocking,
+    get_revos_token,
+)
 from revos.testing import serve_gateway
 
 ON_DEMAND = {"enable_periodic_refresh": False}
@@ -824,6 +831,19 @@ async def test_starting_and_stopping_is_the_same_as_entering_and_leaving():
     assert token == "token-1"
     with pytest.raises(RevosClosedError):
         await tm.get_token()
+
+
+async def test_stopping_what_could_not_start_does_not_hide_why(monkeypatch):
+    monkeypatch.setenv("REVOS_CLIENT_ID", "alone")
+    tm = TokenManager()
+
+    with pytest.raises(RevosConfigurationError, match="REVOS_TOKEN_URL"):
+        try:
+            await tm.start_background_service()
+        finally:
+            await tm.stop_background_service()
+
+    assert not tm.is_background_service_running()
 
 
 async def test_stopping_is_quick_while_the_endpoint_hangs():

@@ -165,6 +165,10 @@ class TokenManager:
             raise self._closed_error()
         if anyio.get_current_task().id != self._task_id:
             self._close()
+            # Nowhere else: where the task group is cancelled too, AnyIO would take one more
+            # cancellation off the leaving task than it has put on it.
+            for task_scope in self._scopes:
+                task_scope.cancel()
             raise RevosClosedError(
                 "this TokenManager is left in another task than the one that entered it; its "
                 "task group can't be: enter and leave it in one task (a fixture or a framework "
@@ -200,8 +204,6 @@ class TokenManager:
         self._open = False
         self._broadcast.close()
         scope.remove(self)
-        for task_scope in self._scopes:
-            task_scope.cancel()
         if self._refresher is not None:
             self._refresher.close(self._closed_error())
 

@@ -489,6 +489,37 @@ def test_native_cancellation_while_leaving_passes_through(run):
 
 
 @NATIVE
+@pytest.mark.parametrize("steps", range(4))
+def test_native_cancellation_that_meets_the_managers_own_passes_through(run, steps):
+    seen = []
+
+    async def live():
+        leaving = asyncio.current_task()
+
+        async def answer(request):
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    for _ in range(steps):
+                        await checkpoint()
+                    leaving.cancel()
+
+        http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+        async with http, TokenManager(config(), http_client=http):
+            await settle()
+        seen.append("came out without a word of the cancellation")
+
+    async def main():
+        task = asyncio.create_task(live())
+        await asyncio.wait([task])
+        seen.append(task.cancelled())
+
+    run(main())
+    assert seen == [True]
+
+
+@NATIVE
 def test_leaving_on_asyncio_leaves_no_request_to_cancel_behind(run):
     endpoint, seen = ScriptedEndpoint(), []
 

@@ -25,19 +25,26 @@ CLOSING_SECONDS = 0.05
 
 
 def make_client(
-    kind: Callable[..., C], urls: Iterable[str], ca_file: str | None, **options: Any
+    kind: Callable[..., C],
+    urls: Iterable[str],
+    ca_file: str | None,
+    *,
+    context: ssl.SSLContext | None = None,
+    **options: Any,
 ) -> C:
     """A client of that kind for requests to these URLs.
 
     Proxies come from the environment, as those of httpx do, but not for loopback: what goes to this
     machine without TLS must not leave it.
 
+    :param context: one that was made for them before, which costs most of the time
     :raises RevosConfigurationError: the certificates or a proxy of the environment can't be used
     """
     urls = tuple(urls)
+    context = context if context is not None else ssl_context_for(urls, ca_file)
     mounts = {f"all://{_netloc_host(url)}": None for url in urls if is_loopback(url)}
     try:
-        return kind(verify=ssl_context_for(urls, ca_file), mounts=mounts, **options)
+        return kind(verify=context, mounts=mounts, **options)
     except (ImportError, ValueError) as error:
         # Its text may hold the proxy's password.
         remedy = "" if isinstance(error, ValueError) else ' (pip install "httpx[socks]" for SOCKS)'

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import cast
 
 import anyio
@@ -18,7 +18,7 @@ import httpx
 from attrs import define, field
 
 from revos import oauth2
-from revos.clients import CLOSING_SECONDS, HandshakeGuard, make_client
+from revos.clients import CLOSING_SECONDS, HandshakeGuard, make_client, ssl_context_for
 from revos.clock import Clock
 from revos.config import GatewayConfig
 from revos.credentials import CredentialSource, credential_sources
@@ -52,45 +52,50 @@ class _Body(httpx.AsyncByteStream):
 
 @define
 class TokenEndpoint:
-    """Sends token requests through one HTTP client.
+    """Sends token requests, each through an HTTP client of its own.
 
-    :ivar client: its own, made in a thread by `opened`, or the user's
+    So nothing of one request is met by the next, of which there are few: no connection that the
+    server has closed or has sent more on than its answer, no cookie, no tunnel that httpcore keeps
+    in its pool for ever since the handshake in it failed.
+
+    :ivar client_for_request: makes one, in a thread, or gives the user's
+    :ivar is_own: whether it is closed behind the request
     """
 
     sources: Mapping[Way, CredentialSource]
     parameters: Mapping[str, str | None] = field(repr=False)
     default_lifetime: float
     clock: Clock
-    client: httpx.AsyncClient
+    client_for_request: Callable[[], httpx.AsyncClient]
+    is_own: bool
     # One thread: a secret file that never answers holds one, not one for each attempt.
     limiter: anyio.CapacityLimiter = field(factory=lambda: anyio.CapacityLimiter(1))
 
     @classmethod
-    @asynccontextmanager
     async def opened(
         cls, config: GatewayConfig, clock: Clock, client: httpx.AsyncClient | None
-    ) -> AsyncIterator[TokenEndpoint]:
-        """An endpoint whose client, where it is not the user's, is closed at the end."""
-        own = client is None
-        if client is None:
-            client = await run_in_thread(_open_client, config)
-        try:
-            yield cls(
-                sources=credential_sources(config),
-                parameters={
-                    "scope": config.scope,
-                    "audience": config.audience,
-                    "resource": config.resource,
-                    **config.extra_token_params,
-                },
-                default_lifetime=config.default_lifetime_seconds,
-                clock=clock,
-                client=client,
-            )
-        finally:
-            if own:
-                with anyio.move_on_after(CLOSING_SECONDS, shield=True):
-                    await client.aclose()
+    ) -> TokenEndpoint:
+        """An endpoint that uses this client, where there is one.
+
+        :raises RevosConfigurationError: none of its own can be made
+        """
+        if client is not None:
+            client_for_request = partial(_given, client)
+        else:
+            client_for_request = await run_in_thread(_client_maker, config)
+        return cls(
+            sources=credential_sources(config),
+            parameters={
+                "scope": config.scope,
+                "audience": config.audience,
+                "resource": config.resource,
+                **config.extra_token_params,
+            },
+            default_lifetime=config.default_lifetime_seconds,
+            clock=clock,
+            client_for_request=client_for_request,
+            is_own=client is None,
+        )
 
     async def request_token(self, way: Way, seconds: float) -> tuple[Grant | Failure, Now]:
         """One token request, from the reading of its secret to the end of the answer.
@@ -105,16 +110,21 @@ class TokenEndpoint:
         request: TokenRequest | None = None
         with self.clock.move_on_after(seconds):
             try:
-                request = await run_in_thread(self._build, source, limiter=self.limiter)
+                built = await run_in_thread(self._build, source, limiter=self.limiter)
             except (OSError, ValueError, RevosConfigurationError) as error:
                 outcome = oauth2.request_failure(
                     source.method, source.client_id, source.token_url, error
                 )
             else:
+                request, client = built
                 try:
-                    outcome, head = await self._send(source, request)
+                    outcome, head = await self._send(source, request, client)
                 except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
                     outcome = oauth2.transport_failure(request, source.client_id, error)
+                finally:
+                    if self.is_own:
+                        with anyio.move_on_after(CLOSING_SECONDS, shield=True):
+                            await client.aclose()
         if outcome is None:
             outcome = self._timed_out(source, request, seconds)
         self._log(source, outcome, self.clock.monotonic() - started_at)
@@ -123,21 +133,23 @@ class TokenEndpoint:
     def _now(self) -> Now:
         return Now(self.clock.monotonic(), self.clock.time())
 
-    def _build(self, source: CredentialSource) -> TokenRequest:
-        return oauth2.build_request(
+    def _build(self, source: CredentialSource) -> tuple[TokenRequest, httpx.AsyncClient]:
+        """What to send, and the client that sends it."""
+        request = oauth2.build_request(
             source.read(), self.parameters, now=self.clock.time(), jti=uuid.uuid4().hex
         )
+        return request, self.client_for_request()
 
     async def _send(
-        self, source: CredentialSource, request: TokenRequest
+        self, source: CredentialSource, request: TokenRequest, client: httpx.AsyncClient
     ) -> tuple[Grant | Failure, Now]:
-        if self.client.is_closed:
+        if client.is_closed:
             error = RevosConfigurationError("the http_client that the manager was given is closed")
             return (
                 oauth2.request_failure(source.method, source.client_id, source.token_url, error),
                 self._now(),
             )
-        http_request = self.client.build_request(
+        http_request = client.build_request(
             "POST",
             request.url,
             headers=dict(request.headers),
@@ -146,9 +158,7 @@ class TokenEndpoint:
             extensions={"trace": HandshakeGuard()},
         )
         http_request.stream = _Body(request.body)
-        response = await self.client.send(
-            http_request, stream=True, auth=None, follow_redirects=False
-        )
+        response = await client.send(http_request, stream=True, auth=None, follow_redirects=False)
         try:
             head = self._now()
             body = await _read(response)
@@ -194,9 +204,17 @@ def _without_query(url: str) -> str:
     return url.partition("?")[0]
 
 
-def _open_client(config: GatewayConfig) -> httpx.AsyncClient:
+def _given(client: httpx.AsyncClient) -> httpx.AsyncClient:
+    return client
+
+
+def _client_maker(config: GatewayConfig) -> partial[httpx.AsyncClient]:
+    """What makes clients; whatever keeps it from making one is told now."""
     urls = (config.token_url, config.fallback_token_url or config.token_url)
-    return make_client(httpx.AsyncClient, urls, config.ca_file)
+    context = ssl_context_for(urls, config.ca_file)
+    make = partial(make_client, httpx.AsyncClient, urls, config.ca_file, context=context)
+    make()
+    return make
 
 
 async def _read(response: httpx.Response) -> bytes:

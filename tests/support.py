@@ -15,7 +15,7 @@ import httpx
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
-from revos import Config, GatewayConfig, ModelConfig, TokenConfig, TokenManager
+from revos import Config, GatewayConfig, ModelConfig, RevosTokenError, TokenConfig, TokenManager
 
 CLIENT_ID = "client-7"
 CLIENT_SECRET = "s3cret/with+punctuation&="
@@ -82,14 +82,50 @@ class ManualClock:
             finally:
                 self._timers.remove(timer)
 
-    async def advance(self, seconds: float) -> None:
-        """Turn both clocks, fire what is due, and let every task run until it waits again."""
+    def turn(self, seconds: float) -> None:
+        """Turn both clocks, and fire what is due."""
         self.now_monotonic += seconds
         self.now_time += seconds
         for at, scope in self._timers:
             if at <= self.now_monotonic:
                 scope.cancel()
+
+    async def advance(self, seconds: float) -> None:
+        """`turn`, and let every task run until it waits again."""
+        self.turn(seconds)
         await settle()
+
+
+def manager_at(
+    endpoint: int | str, clock: ManualClock, *, random: float = 0.5, **settings: object
+) -> TokenManager:
+    """A manager of a real endpoint, by its port or URL; it asks only when it is asked."""
+    url = endpoint if isinstance(endpoint, str) else f"http://127.0.0.1:{endpoint}/token"
+    settings = {"token": {"enable_periodic_refresh": False}, "token_url": url} | settings
+    return TokenManager(config(**settings), _clock=clock, _random=lambda: random)
+
+
+async def outcome_over_sockets(tm: TokenManager, clock: ManualClock) -> str | RevosTokenError:
+    """What one cycle brings, where the traffic is real and the clock is turned over its pauses.
+
+    It can't be turned before they begin, and nothing else tells when that is.
+    """
+    outcomes: list[str | RevosTokenError] = []
+
+    async def ask() -> None:
+        try:
+            outcomes.append(await tm.get_token())
+        except RevosTokenError as error:
+            outcomes.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        while not outcomes:
+            cycle = tm._state().cycle
+            if cycle is not None and cycle.next_attempt_at > clock.monotonic():
+                clock.turn(cycle.next_attempt_at - clock.monotonic())
+            await anyio.sleep(0.0005)
+    return outcomes[0]
 
 
 class ScriptedEndpoint:

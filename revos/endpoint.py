@@ -119,7 +119,7 @@ class TokenEndpoint:
                 request, client = built
                 try:
                     outcome, head = await self._send(source, request, client)
-                except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+                except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
                     outcome = oauth2.transport_failure(request, source.client_id, error)
                 finally:
                     if self.is_own:
@@ -169,7 +169,7 @@ class TokenEndpoint:
             request,
             source.client_id,
             response.status_code,
-            response.headers,
+            response.extensions.get("revos.headers", response.headers),
             body,
             now=head.time,
             default_lifetime=self.default_lifetime,
@@ -212,9 +212,24 @@ def _client_maker(config: GatewayConfig) -> partial[httpx.AsyncClient]:
     """What makes clients; whatever keeps it from making one is told now."""
     urls = (config.token_url, config.fallback_token_url or config.token_url)
     context = ssl_context_for(urls, config.ca_file)
-    make = partial(make_client, httpx.AsyncClient, urls, config.ca_file, context=context)
+    make = partial(
+        make_client,
+        httpx.AsyncClient,
+        urls,
+        config.ca_file,
+        context=context,
+        event_hooks={"response": [_hide_target]},
+    )
     make()
     return make
+
+
+async def _hide_target(response: httpx.Response) -> None:
+    """Httpx makes the request that a redirect asks for even where it is not to follow. What a
+    server names as the target can raise anything there, or be the target of a second request.
+    """
+    response.extensions["revos.headers"] = response.headers.copy()
+    response.headers.pop("location", None)
 
 
 async def _read(response: httpx.Response) -> bytes:

@@ -97,12 +97,19 @@ class ManualClock:
 
 
 def manager_at(
-    endpoint: int | str, clock: ManualClock, *, random: float = 0.5, **settings: object
+    endpoint: int | str,
+    clock: ManualClock,
+    *,
+    random: float = 0.5,
+    http_client: httpx.AsyncClient | None = None,
+    **settings: object,
 ) -> TokenManager:
     """A manager of a real endpoint, by its port or URL; it asks only when it is asked."""
     url = endpoint if isinstance(endpoint, str) else f"http://127.0.0.1:{endpoint}/token"
     settings = {"token": {"enable_periodic_refresh": False}, "token_url": url} | settings
-    return TokenManager(config(**settings), _clock=clock, _random=lambda: random)
+    return TokenManager(
+        config(**settings), http_client=http_client, _clock=clock, _random=lambda: random
+    )
 
 
 async def outcome_over_sockets(tm: TokenManager, clock: ManualClock) -> str | RevosTokenError:

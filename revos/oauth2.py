@@ -311,14 +311,19 @@ def transport_failure(request: TokenRequest, client_id: str, error: Exception) -
     else:
         outcome, check = "no answer", "token_url, network, proxy and, for TLS, ca_file"
     endpoint, who = _names(request.url, client_id, request.secrets)
-    said = redact(str(error), request.secrets)
+    cause = link = strip(error, request.secrets)
+    while not (said := redact(str(link), request.secrets)):
+        follows = link.__cause__ or link.__context__
+        if follows is None:
+            break
+        link = follows
     detail = f"{kind}: {said}" if said else kind
     return Failure(
         f"{endpoint} gave {who} {outcome} ({detail}): check {check}",
         retryable=True,
         temporary=True,
         method=request.method,
-        cause=strip(error, request.secrets),
+        cause=cause,
     )
 
 

@@ -84,7 +84,9 @@ def strip(error: BaseException, secrets: Iterable[str] = ()) -> BaseException:
     A copy, since an exception can hold anything anywhere: frames with headers and form, httpx's
     `request`, another exception as an argument, notes, the whole input of a decoder. What is built
     anew has only what is put in, and whoever else holds the error still has it as it was. The chain
-    that a traceback would show comes along in the same way, up to where it repeats itself.
+    that a traceback would show comes along in the same way, up to where it repeats itself. So does
+    what is hidden behind an error without a text: httpcore raises `from None`, and only behind that
+    stands why a TLS handshake failed under Trio, or a connection broke under asyncio.
 
     A type that wants more than its arguments comes without what its `__init__` would have set; one
     that then has no text becomes an `Exception` whose text begins with the name of the type.
@@ -97,7 +99,8 @@ def strip(error: BaseException, secrets: Iterable[str] = ()) -> BaseException:
     seen = {id(error)}
     while True:
         is_cause = error.__cause__ is not None
-        follows = error.__cause__ if is_cause or error.__suppress_context__ else error.__context__
+        is_hidden = error.__suppress_context__ and str(error) != ""
+        follows = error.__cause__ if is_cause or is_hidden else error.__context__
         if follows is None or id(follows) in seen:
             return copied
         seen.add(id(follows))

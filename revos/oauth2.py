@@ -154,7 +154,7 @@ class Failure:
     error_description: str | None = None
     retry_after: float | None = None
     method: str = field(kw_only=True)
-    cause: BaseException | None = field(default=None, eq=False, repr=False)
+    cause: BaseException | None = field(default=None, eq=False)
 
 
 def build_request(
@@ -284,7 +284,7 @@ def parse_response(
         verb, outcome, check = "gave", " no usable token", f"{answer}; check token_url"
     else:
         code = error if error in _CHECKS else "invalid_client" if status == 401 else ""
-        proof = _PROOFS.get(request.method, ("client secret",))[0]
+        proof = _PROOFS[request.method][0]
         check = _CHECKS.get(code, "token_url, scope and the rights of this client")
         check = "check " + check.format(proof=proof, method=request.method)
     endpoint, who = _names(request.url, client_id, secrets)

@@ -475,7 +475,7 @@ def _failed(state: State, event: Failed, now: Now, rules: Rules) -> tuple[State,
         primary_failures=state.primary_failures + (cycle.way is Way.PRIMARY),
     )
     if goes_on:
-        cycle = evolve(cycle, way=Way.FALLBACK, attempts_this_way=0, next_attempt_at=now.monotonic)
+        cycle = evolve(cycle, way=Way.FALLBACK, attempts_this_way=0)
         return evolve(state, cycle=cycle), Proceed()
 
     failures = state.consecutive_failures + 1
@@ -499,7 +499,7 @@ def _next_attempt_at(
     if not failure.retryable or cycle.attempts_this_way >= rules.max_attempts:
         return None
     if failure.retry_after is None:
-        return now.monotonic + pause(cycle.attempts_this_way, random, LONGEST_PAUSE)
+        return now.monotonic + pause(cycle.attempts_this_way, random)
     if failure.retry_after > LONGEST_RETRY_AFTER_IN_CYCLE:
         return None
     return now.monotonic + failure.retry_after

@@ -7,6 +7,7 @@ import math
 import sys
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime, formatdate
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote_plus
 
 import httpx
@@ -41,6 +42,7 @@ NOW = 1_700_000_000.0
 TEN_YEARS = 10 * 365 * 86_400
 METHODS = ["client_secret_post", "client_secret_basic"]
 FORM = {"content-type": "application/json"}
+GOOD = json.dumps({"access_token": TOKEN})
 
 
 def credential(method="client_secret_post", **changes):
@@ -173,6 +175,11 @@ def test_a_standard_parameter_is_not_replaced(method, name):
         request(method, {name: "x"})
 
 
+def test_each_standard_parameter_that_would_be_replaced_is_named():
+    with pytest.raises(RevosConfigurationError, match=r"must not have client_id, grant_type$"):
+        request(parameters={"grant_type": "x", "scope": "a", "client_id": "y"})
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("secret", [None, ""])
 def test_a_missing_secret_is_an_error(method, secret):
@@ -196,7 +203,7 @@ def test_an_unknown_method_is_an_error_that_lists_the_known():
 )
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_not_unicode_is_an_error_without_the_text(method, changes, parameters, named):
-    with pytest.raises(RevosConfigurationError, match=named) as caught:
+    with pytest.raises(RevosConfigurationError, match=f"^'{named}") as caught:
         request(method, parameters, **changes)
 
     assert "s3cret" not in str(caught.value)
@@ -210,7 +217,7 @@ def test_a_request_knows_its_secrets_and_shows_none(method):
     assert SECRET in sent.secrets
     assert all(secret for secret in sent.secrets)
     assert repr(sent) == f"TokenRequest(url='{URL}', method='{method}')"
-    assert "hunter" not in repr(credential(method))
+    assert "hunter" not in repr(credential(method, private_key="hunter22"))
 
 
 def test_basic_knows_its_header_as_a_secret():
@@ -223,8 +230,11 @@ def test_basic_knows_its_header_as_a_secret():
 def test_a_query_of_the_url_is_sent_but_not_shown():
     asked = credential(token_url=URL + "?key=1")
 
-    assert "key=1" not in repr(asked)
-    assert build_request(asked, {}, now=NOW, jti="1").url == URL + "?key=1"
+    sent = build_request(asked, {}, now=NOW, jti="1")
+    assert sent.url == URL + "?key=1"
+    assert "key=1" not in repr(asked) + repr(sent)
+    failure = parse_response(sent, "app", 500, {}, b"", now=NOW, default_lifetime=1)
+    assert "key=1" not in failure.reason
 
 
 # private_key_jwt
@@ -476,12 +486,29 @@ def test_a_secret_that_is_a_common_word_does_not_garble_codes_and_our_own_words(
     assert "invalid_client (HTTP 401): check client id, client secret and" in failure.reason
 
 
-def test_a_client_id_and_an_endpoint_with_the_secret_in_it_are_masked():
-    asked = credential(token_url="https://auth.example/hunter22", secret="hunter22")
-    sent = build_request(asked, {}, now=NOW, jti="1")
-    failure = parse_response(sent, "a-hunter22", 500, {}, b"", now=NOW, default_lifetime=1)
+@pytest.mark.parametrize("method", METHODS)
+def test_what_the_server_encodes_once_more_is_masked(method):
+    sent = request(method, secret="hunter 22/+")
+    echo = b'{"error": "form hunter%2B22%252F%252B, URL hunter%252022%252F%252B"}'
+    failure = parse_response(sent, "app", 400, {}, echo, now=NOW, default_lifetime=1)
 
-    assert "https://auth.example/*** did not serve client id 'a-***'" in failure.reason
+    assert failure.error == "form ***, URL ***"
+
+
+def test_a_client_id_and_an_endpoint_with_the_secret_in_it_are_masked():
+    asked = credential(token_url="https://hunter22.example/hunter22", secret="hunter22")
+    sent = build_request(asked, {}, now=NOW, jti="1")
+    failures = [
+        parse_response(
+            sent, "a-hunter22", status, {"location": "/"}, b"", now=1, default_lifetime=1
+        )
+        for status in (500, 302)
+    ]
+
+    assert [failure.reason.partition(" (HTTP")[0] for failure in failures] == [
+        "the token endpoint https://***.example/*** did not serve client id 'a-***'",
+        "the token endpoint https://***.example/*** sent client id 'a-***' on to https://***.example/",
+    ]
 
 
 # The third row
@@ -509,10 +536,14 @@ def test_a_redirect_is_not_followed_and_names_its_origin_only(status):
     ],
 )
 def test_a_redirect_to_anywhere_is_named(location, shown):
-    assert f"on to {shown} (HTTP 302)" in answer(b"", 302, {"Location": location}).reason
+    assert answer(b"", 302, {"Location": location}).reason.endswith(
+        f"on to {shown} (HTTP 302): redirects are not followed, check token_url"
+    )
 
 
-GOOD = json.dumps({"access_token": TOKEN})
+@pytest.mark.parametrize("status", [199, 300, 302, 400])
+def test_a_token_in_an_answer_that_is_no_success_is_none(status):
+    assert answer(GOOD.encode(), status).status_code == status
 
 
 @pytest.mark.parametrize(
@@ -547,6 +578,39 @@ def test_a_body_that_is_no_json_object_is_not_usable(body, problem):
     assert "gave client id 'app' no usable token (HTTP 200)" in failure.reason
 
 
+@pytest.mark.parametrize(
+    ("body", "headers", "problem"),
+    [
+        (b"", {}, "the body is not JSON"),
+        (b"[]", {}, "the body is not a JSON object whose names are unique"),
+        (
+            b" " * (MAX_BODY + 1),
+            {},
+            "the body is over 1048576 bytes, too large for a token response",
+        ),
+        (
+            GOOD.encode(),
+            {"content-encoding": "gzip"},
+            "the body is encoded although no encoding was accepted",
+        ),
+        (b"{}", {}, "there is no access_token of visible ASCII in the body"),
+        (GOOD[:-1].encode() + b', "token_type": "mac"}', {}, "token_type 'mac' is not Bearer"),
+        (
+            GOOD[:-1].encode() + b', "expires_in": 0}',
+            {},
+            "expires_in is not a number of seconds from 1 up",
+        ),
+    ],
+)
+def test_an_answer_that_is_not_usable_is_told_in_one_sentence(body, headers, problem):
+    failure = parse_response(request(), "app", 200, headers, body, now=NOW, default_lifetime=1)
+
+    assert failure.reason == (
+        f"the token endpoint {URL} gave client id 'app' no usable token (HTTP 200): {problem}; "
+        "check token_url"
+    )
+
+
 def test_a_name_that_stands_twice_further_down_does_not_matter():
     assert isinstance(answer(b'{"access_token": "a", "x": {"y": 1, "y": 2}}'), Grant)
 
@@ -563,7 +627,9 @@ def test_an_encoded_body_is_not_usable(encoding):
     assert "encoded" in failure.reason
 
 
-@pytest.mark.parametrize("encoding", ["", "identity", " Identity ", "identity,identity"])
+@pytest.mark.parametrize(
+    "encoding", ["", "identity", " Identity ", "identity,identity", "identity,"]
+)
 def test_a_body_that_says_it_is_not_encoded_is_read(encoding):
     assert isinstance(answer(GOOD.encode(), 200, {"content-encoding": encoding}), Grant)
 
@@ -589,6 +655,12 @@ def test_a_wrong_token_type_is_a_failure(kind):
 
     assert not failure.retryable
     assert "is not Bearer" in failure.reason
+
+
+def test_a_token_in_its_type_is_masked():
+    failure = token_with(token_type=f"mac {TOKEN}")
+
+    assert "token_type 'mac ***' is not Bearer" in failure.reason
 
 
 @pytest.mark.parametrize("kind", ["bearer", "Bearer", "BEARER", "bEaReR", None])
@@ -655,12 +727,13 @@ def test_a_token_in_an_unusable_answer_is_nowhere():
     failure = token_with(
         expires_in="soon",
         error="tok:" + TOKEN,
-        error_description=f"{TOKEN} and {TOKEN[:9]}\n{TOKEN[9:]}, refresh R3FRESH-T0KEN",
+        error_description=f"{TOKEN} and {TOKEN[:9]}\n{TOKEN[9:]}, R3FRESH-T0KEN and 1D-T0KEN",
         refresh_token="R3FRESH-T0KEN",
+        id_token="1D-T0KEN",
     )
 
     assert failure.error == "tok:***"
-    assert failure.error_description == "*** and ***, refresh ***"
+    assert failure.error_description == "*** and ***, *** and ***"
     assert TOKEN not in everything_shown(failure)
 
 
@@ -833,6 +906,13 @@ def test_a_refusal_keeps_retry_after_too():
     assert answer(b"", 401, {"retry-after": "9"}).retry_after == 9
 
 
+def test_the_date_of_a_retry_after_is_read_by_the_time_of_the_answer():
+    headers = {"retry-after": formatdate(NOW + 60, usegmt=True)}
+    failure = parse_response(request(), "app", 503, headers, b"", now=NOW, default_lifetime=1)
+
+    assert failure.retry_after == 60
+
+
 # Failures without an answer
 
 
@@ -846,9 +926,11 @@ def test_a_transport_error_may_be_tried_again_and_shows_no_secret(method):
     failure = transport_failure(sent, "app", error)
 
     assert (failure.retryable, failure.temporary, failure.status_code) == (True, True, None)
+    assert failure.method == method
     assert failure.reason.startswith(
         f"the token endpoint {URL} gave client id 'app' no answer (ConnectError: no route"
     )
+    assert failure.reason.endswith("): check token_url, network, proxy and, for TLS, ca_file")
     assert type(failure.cause) is httpx.ConnectError
     assert failure.cause._request is None
     assert not [secret for secret in sent.secrets if secret in everything_shown(failure)]
@@ -860,8 +942,11 @@ def test_a_transport_error_may_be_tried_again_and_shows_no_secret(method):
 def test_a_timeout_says_so(error):
     failure = transport_failure(request(), "app", error)
 
-    assert f"no answer in time ({type(error).__name__}" in failure.reason
-    assert "check request_timeout, network and proxy" in failure.reason
+    said = f": {error}" if str(error) else ""
+    assert failure.reason.endswith(
+        f"no answer in time ({type(error).__name__}{said}): "
+        "check request_timeout, network and proxy"
+    )
 
 
 def test_a_missing_file_can_come_back_but_is_not_waited_for():
@@ -869,12 +954,24 @@ def test_a_missing_file_can_come_back_but_is_not_waited_for():
     failure = request_failure("client_secret_post", "app", URL, error)
 
     assert (failure.retryable, failure.temporary) == (False, True)
+    assert failure.method == "client_secret_post"
     assert failure.reason == (
         f"the token endpoint {URL} was not asked: no request for client id 'app' can be built "
         "([Errno 2] No such file or directory: '/run/secret'); "
         "check client_secret or client_secret_file"
     )
     assert type(failure.cause) is FileNotFoundError
+
+
+def test_the_error_of_a_file_is_cut_and_kept_without_its_frames():
+    with pytest.raises(OSError, match="too long") as caught:
+        Path("/" + "x" * 9_000).read_text(encoding="utf-8")
+
+    failure = request_failure("client_secret_post", "app", URL, caught.value)
+
+    assert len(failure.reason) < 700
+    assert caught.value.__traceback__ is not None
+    assert failure.cause.__traceback__ is None
 
 
 def test_a_wrong_configuration_stays_wrong():

@@ -993,6 +993,14 @@ def test_forcing_the_fallback_and_forcing_any_token_are_told_apart():
     assert isinstance(policy.ask(fallback=True), Deny)
 
 
+def test_forcing_the_fallback_does_not_hold_back_whoever_forces_any_token():
+    policy = failed_at_once()
+    policy.ask(fallback=True)
+    policy.cycle(REFUSED)
+
+    assert policy.ask(force=True) == Join(3)
+
+
 def test_forcing_does_not_override_a_retry_after():
     policy = failed_at_once(failure(retry_after=100.0))
 

@@ -52,6 +52,10 @@ def test_a_secret_is_masked_in_every_form(form):
     assert redact(f"no '{form}' here", [SECRET]) == "no '***' here"
 
 
+def test_a_secret_with_a_quote_is_masked_where_a_repr_escapes_it():
+    assert redact(repr('say "it\'s s3cret"'), ["it's s3cret"]) == "'say \"***\"'"
+
+
 @pytest.mark.parametrize("gap", ["\n", "\x00", "\x1b", "\u200b", "\r\n\t ", "\ud800"])
 def test_a_secret_with_something_unprintable_inside_is_masked(gap):
     assert redact(f"key: abc{gap}def.", ["abcdef"]) == "key: ***."
@@ -213,6 +217,37 @@ def test_an_error_that_no_one_can_build_keeps_its_name_and_text():
 
     assert type(stripped) is Exception
     assert str(stripped).startswith("UnicodeDecodeError: 'utf-8' codec can't decode")
+
+
+def test_a_group_stays_a_group_of_masked_errors():
+    stripped = strip(ExceptionGroup("two", [OSError(5, "hunter22"), KeyError("b")]), ["hunter22"])
+
+    assert type(stripped) is ExceptionGroup
+    assert list(map(repr, stripped.exceptions)) == ["OSError(5, '***')", "KeyError('b')"]
+
+
+class CodedError(Exception):
+    def __init__(self, text):
+        super().__init__(text)
+        self.code = {"hunter22": 22}[text]
+
+
+class ReplacedError(Exception):
+    def __new__(cls, text):
+        return f"no exception: {text}"
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (CodedError("hunter22"), (CodedError, "***")),
+        (Exception.__new__(ReplacedError, "hunter22"), (Exception, "ReplacedError: ***")),
+    ],
+)
+def test_a_type_that_does_odd_things_when_it_is_made_is_masked(error, kept):
+    stripped = strip(error, ["hunter22"])
+
+    assert (type(stripped), str(stripped)) == kept
 
 
 def test_a_loop_in_the_chain_is_cut():

@@ -7,7 +7,7 @@ environment or a file; `loading.py` does.
 # Without `from __future__ import annotations`: the rules are read from the annotations.
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, ClassVar, Literal
 
 from attrs import field, frozen
 
@@ -29,6 +29,7 @@ from revos.rules import (
     whole,
 )
 from revos.settings import Problem, Ref, Settings, shown
+from revos.unpickled import Unpickled
 
 __all__ = [
     "AuthMethod",
@@ -47,6 +48,11 @@ AssertionAlgorithm = Literal[
 
 TEN_YEARS = 10 * 365 * 24 * 3600
 
+IN_ANOTHER_PROCESS = (
+    "Call load_config() in the process that needs it, or hand over where its secret is: "
+    "client_secret_file, or the name of an environment variable"
+)
+
 
 def match_key(name: str) -> str:
     """The normal form of a model's name: case does not matter, and `-`, `_` and `.` are alike.
@@ -58,7 +64,7 @@ def match_key(name: str) -> str:
 
 
 @frozen(kw_only=True)
-class GatewayConfig(Settings):
+class GatewayConfig(Unpickled, Settings):
     """The gateway, and how to get a token for it (the variables `REVOS_*`).
 
     :ivar client_secret_file: read again for every token request, instead of `client_secret`
@@ -82,6 +88,8 @@ class GatewayConfig(Settings):
     >>> "s3cret" in repr(gateway)
     False
     """
+
+    _instead: ClassVar[str] = IN_ANOTHER_PROCESS
 
     client_id: Annotated[str, text]
     client_secret: Annotated[str | None, text] = field(default=None, repr=False)
@@ -136,9 +144,6 @@ class GatewayConfig(Settings):
                         Ref("allow_insecure_http"),
                         " to be true",
                     )
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a GatewayConfig is not pickled: a pickle would carry the secret")
 
 
 @frozen(kw_only=True)
@@ -244,7 +249,7 @@ def _models(value: Any) -> Mapping[str, ModelConfig]:
 
 
 @frozen(kw_only=True)
-class Config(Settings):
+class Config(Unpickled, Settings):
     """All that is configured. `load_config` reads one; this is how to write one.
 
     :raises RevosConfigurationError: names every setting that breaks its rule
@@ -261,6 +266,8 @@ class Config(Settings):
     >>> config.model("GPT_4").model
     'gpt-4-0613'
     """
+
+    _instead: ClassVar[str] = IN_ANOTHER_PROCESS
 
     revos: Annotated[GatewayConfig, _instance_of(GatewayConfig)]
     token: Annotated[TokenConfig, _instance_of(TokenConfig)] = field(factory=TokenConfig)
@@ -285,6 +292,3 @@ class Config(Settings):
             f"There is no model {name!r}. Configured: {', '.join(self.models)}. "
             f"The nearest is {nearest(name, self.models)!r}."
         )
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a Config is not pickled: a pickle would carry the secret")

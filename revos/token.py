@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from typing import NoReturn
+from typing import ClassVar
 
 from attrs import field, frozen
+
+from revos.unpickled import Unpickled
 
 __all__ = ["AccessToken", "fingerprint_of"]
 
@@ -17,7 +19,7 @@ def fingerprint_of(value: str) -> str:
 
 
 @frozen
-class AccessToken:
+class AccessToken(Unpickled):
     """One access token (RFC 6749 §1.4).
 
     :ivar value: the token itself; it is in no `repr`
@@ -32,6 +34,10 @@ class AccessToken:
 scope=None, method='client_secret_post', fingerprint='1ec1c26b')
     """
 
+    _instead: ClassVar[str] = (
+        "Enter a TokenManager in the process that needs one, or send its value in a way of your own"
+    )
+
     value: str = field(repr=False)
     expires_at: datetime
     scope: str | None
@@ -40,6 +46,3 @@ scope=None, method='client_secret_post', fingerprint='1ec1c26b')
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "fingerprint", fingerprint_of(self.value))
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("an AccessToken is not pickled: a pickle would carry the secret")

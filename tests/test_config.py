@@ -504,10 +504,20 @@ def test_secrets_stand_in_no_repr():
     assert SECRET not in f"{secretive}"
 
 
-@pytest.mark.parametrize("thing", [gateway(), Config(revos=gateway())])
-def test_what_holds_secrets_is_not_pickled(thing):
-    with pytest.raises(TypeError, match="not pickled"):
-        pickle.dumps(thing)
+HOLDS_A_SECRET = [gateway(), Config(revos=gateway())]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("thing", HOLDS_A_SECRET, ids=lambda thing: type(thing).__name__)
+def test_what_holds_secrets_is_not_pickled_and_says_what_to_do_instead(thing, protocol):
+    with pytest.raises(TypeError, match=r"is not pickled.*load_config\(\) in the process"):
+        pickle.dumps(thing, protocol)
+
+
+@pytest.mark.parametrize("thing", HOLDS_A_SECRET, ids=lambda thing: type(thing).__name__)
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_a_copy_of_what_cannot_change_is_itself(thing, duplicate):
+    assert duplicate(thing) is thing
 
 
 # Names of models.

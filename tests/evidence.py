@@ -1,16 +1,21 @@
-"""What a run leaves in logs, exceptions and reprs, searched for secrets in every form (P10)."""
+"""What a run leaves in logs, exceptions, reprs, pickles and on the terminal, searched for secrets
+in every form (P10).
+"""
 
 from __future__ import annotations
 
+import copy
 import gc
 import html
+import io
 import json
 import logging
+import pickle
 import traceback
 import warnings
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from urllib.parse import quote, quote_plus
 
 # A secret is found in pieces of this length too, wherever a text was cut.
@@ -43,16 +48,32 @@ def pieces_of(secret: str) -> set[str]:
     return pieces
 
 
+def links_of(error: BaseException) -> list[BaseException]:
+    """An error, its causes, contexts and members, theirs too, hidden ones as well."""
+    links: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        link = waiting.pop()
+        if link is not None and all(link is not known for known in links):
+            links.append(link)
+            waiting += [link.__cause__, link.__context__, *getattr(link, "exceptions", ())]
+    return links
+
+
 class Evidence(logging.Handler):
-    """Texts, and where each was found. As a handler it keeps all that a log record holds."""
+    """Texts, and where each was found. As a handler it keeps all that a log record holds.
+
+    `during`, where it is set, stands before each place: which of many things went on.
+    """
 
     def __init__(self) -> None:
         super().__init__(level=0)
         self.texts: list[tuple[str, str]] = []
+        self.during = ""
 
     def add(self, place: str, text: object) -> None:
-        self.texts.append((place, str(text)))
-        self.texts.append((place, repr(text)))
+        self.texts.append((self.during + place, str(text)))
+        self.texts.append((self.during + place, repr(text)))
 
     def emit(self, record: logging.LogRecord) -> None:
         place = f"log {record.name}"
@@ -62,34 +83,34 @@ class Evidence(logging.Handler):
         self.add(place, record.getMessage())
         self.add(place, logging.Formatter("%(message)s").format(record))
         if record.exc_info and record.exc_info[1] is not None:
-            self.add_error(record.exc_info[1], place)
+            self.add_error(record.exc_info[1], f"{place} exception")
 
     def add_error(self, error: BaseException, place: str = "exception") -> None:
-        """An exception, all that hangs on it, and the frames of what it is chained to."""
-        self.add(place, "".join(traceback.format_exception(error)))
-        seen: set[int] = set()
-        self._add_chain(error, place, seen)
-        for link in (error.__cause__, error.__context__):
-            if link is not None:
-                told = traceback.TracebackException.from_exception(link, capture_locals=True)
-                self.add(f"{place} chained frames", "".join(told.format()))
+        """An exception and all that hangs on it, each with the variables of its frames.
 
-    def _add_chain(self, error: BaseException | None, place: str, seen: set[int]) -> None:
-        if error is None or id(error) in seen:
-            return
-        seen.add(id(error))
-        self.add(place, error)
-        self.add(place, error.args)
-        for name, value in vars(error).items():
-            self.add(f"{place} {name}", value)
-        for link in (error.__cause__, error.__context__, *getattr(error, "exceptions", ())):
-            self._add_chain(link, place, seen)
+        Frames of whoever caught it count too, so that one must hold no secret.
+        """
+        self.add(f"{place} traceback", "".join(traceback.format_exception(error)))
+        for link in links_of(error):
+            self.add(place, link)
+            self.add(f"{place} args", link.args)
+            for name, value in vars(link).items():
+                self.add(f"{place} {name}", value)
+            frames = traceback.walk_tb(link.__traceback__)
+            told = traceback.StackSummary.extract(frames, capture_locals=True)
+            self.add(f"{place} frames", "".join(told.format()))
+            self.add_pickle(link, f"{place} pickle")
 
-    def add_frames_of(self, error: BaseException, package: str) -> None:
-        """The local variables of the frames of one package, as error reporters show them."""
-        for frame, _ in traceback.walk_tb(error.__traceback__):
-            if frame.f_globals.get("__name__", "").split(".")[0] == package:
-                self.add(f"frame {frame.f_code.co_name}", dict(frame.f_locals))
+    def add_pickle(self, thing: object, place: str = "pickle") -> None:
+        """What leaves the process with it, where it can, and what a copy shows."""
+        try:
+            pickled = pickle.dumps(thing)
+        except Exception as refusal:  # noqa: BLE001 - whatever it is, its text is looked at
+            self.add(place, refusal)
+        else:
+            self.add(place, pickled.decode("utf-8", "backslashreplace"))
+        with suppress(Exception):
+            self.add(place, copy.deepcopy(thing))
 
     def add_objects_of(self, package: str, *, but: str) -> None:
         """Every live object of a package's classes that was made since the gathering began."""
@@ -102,15 +123,18 @@ class Evidence(logging.Handler):
         """Where any form of a secret, or a piece of one, was found."""
         pieces = {piece for secret in secrets for piece in pieces_of(secret)}
         texts = [(place, text) for place, text in self.texts if place.startswith(within)]
-        everything = "\n".join(text for _, text in texts)
+        everything = "\n".join({text for _, text in texts})
         found = {piece for piece in pieces if piece in everything}
         return {place for place, text in texts if any(piece in text for piece in found)}
 
 
 @contextmanager
 def gathered() -> Iterator[Evidence]:
-    """Everything that is logged, at any level by any logger, and every warning of the block."""
+    """Everything that is logged, at any level by any logger, every warning of the block, and all
+    that it prints.
+    """
     evidence, root = Evidence(), logging.getLogger()
+    printed = io.StringIO()
     loggers = [root, *(one for one in root.manager.loggerDict.values() if hasattr(one, "level"))]
     before = [(one, one.level, one.propagate, one.disabled) for one in loggers]
     for one in loggers:
@@ -119,10 +143,16 @@ def gathered() -> Iterator[Evidence]:
     root.addHandler(evidence)
     gc.freeze()  # Only what is made from here on is looked at, or it would take seconds.
     try:
-        with warnings.catch_warnings(record=True) as warned:
+        with (
+            warnings.catch_warnings(record=True) as warned,
+            redirect_stdout(printed),
+            redirect_stderr(printed),
+        ):
             warnings.simplefilter("always")
             yield evidence
             gc.collect()
+        evidence.during = ""
+        evidence.add("printed", printed.getvalue())
         for warning in warned:
             evidence.add("warning", warning.message)
             evidence.add("warning", warning)

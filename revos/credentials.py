@@ -5,8 +5,8 @@ Files are read again for every request, so a rotated secret is picked up without
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from pathlib import Path
 
 from attrs import field, frozen
 
@@ -14,8 +14,11 @@ from revos.config import GatewayConfig
 from revos.errors import RevosConfigurationError
 from revos.oauth2 import Credential
 from revos.policy import Way
+from revos.secret_files import read_secret_file, warn_if_others_may_read
 
 __all__ = ["CredentialSource", "credential_sources"]
+
+logger = logging.getLogger("revos.credentials")
 
 
 @frozen
@@ -32,17 +35,18 @@ class CredentialSource:
     algorithm: str
     assertion_audience: str | None
 
-    def read(self) -> Credential:
+    def read(self, warned: set[str]) -> Credential:
         """The credential as its files have it now.
 
+        :param warned: files that others may read, and that were warned of; those found now join
         :raises OSError: a file can't be read
-        :raises RevosConfigurationError: it is not UTF-8, or empty
+        :raises RevosConfigurationError: it is no regular file, not UTF-8, or empty
         """
         secret, key = self.secret, None
         if self.secret_file is not None:
-            secret = _without_newline(_text_of(self.secret_file))
+            secret = _without_newline(_text_of(self.secret_file, warned))
         if self.key_file is not None:
-            key = _text_of(self.key_file)
+            key = _text_of(self.key_file, warned)
         return Credential(
             method=self.method,
             token_url=self.token_url,
@@ -60,11 +64,13 @@ class CredentialSource:
         return self.secret is not None or self.secret_file is not None
 
 
-def _text_of(path: str) -> str:
+def _text_of(path: str, warned: set[str]) -> str:
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text, found = read_secret_file(path)
     except UnicodeDecodeError:  # It holds what it could not decode.
         raise RevosConfigurationError(f"the file {path!r} is not UTF-8 text") from None
+    if path not in warned and warn_if_others_may_read(logger, path, found):
+        warned.add(path)
     if not text.strip():
         raise RevosConfigurationError(f"the file {path!r} is empty")
     return text

@@ -70,6 +70,7 @@ class TokenEndpoint:
     is_own: bool
     # One thread: a secret file that never answers holds one, not one for each attempt.
     limiter: anyio.CapacityLimiter = field(factory=lambda: anyio.CapacityLimiter(1))
+    _warned: set[str] = field(factory=set, init=False)
 
     @classmethod
     async def opened(
@@ -136,7 +137,7 @@ class TokenEndpoint:
     def _build(self, source: CredentialSource) -> tuple[TokenRequest, httpx.AsyncClient]:
         """What to send, and the client that sends it."""
         request = oauth2.build_request(
-            source.read(), self.parameters, now=self.clock.time(), jti=uuid.uuid4().hex
+            source.read(self._warned), self.parameters, now=self.clock.time(), jti=uuid.uuid4().hex
         )
         return request, self.client_for_request()
 

@@ -7,10 +7,13 @@ never what they are worth; `config.py` does that.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from io import StringIO
 from itertools import combinations
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -27,6 +30,7 @@ from revos.config import (
     nearest,
 )
 from revos.config_file import UnreadableError, read_text, read_tree
+from revos.secret_files import warn_if_others_may_read
 
 __all__ = [
     "FilePath",
@@ -39,6 +43,8 @@ __all__ = [
     "plain",
 ]
 
+logger = logging.getLogger("revos.sources")
+
 FilePath: TypeAlias = str | os.PathLike[str]
 
 Key: TypeAlias = tuple[str, ...]
@@ -50,6 +56,7 @@ _FIXED_TABLES = MappingProxyType(
 _FIXED_KEYS: tuple[Key, ...] = tuple(
     (table, name) for table, kind in _FIXED_TABLES.items() for name in fields_dict(kind)
 )
+_SECRETS = frozenset(("revos", at.name) for at in fields(GatewayConfig) if not at.repr)
 
 
 @frozen
@@ -207,7 +214,10 @@ def from_env_file(path: FilePath | None, names: Names) -> Source:
         return Source(places=(str(path),), problems=[str(unreadable)], unreadable=True)
     from dotenv import dotenv_values
 
-    return from_variables(dotenv_values(stream=StringIO(text), interpolate=False), names, str(path))
+    variables = dotenv_values(stream=StringIO(text), interpolate=False)
+    source = from_variables(variables, names, str(path))
+    _warn_if_exposed(source, path)
+    return source
 
 
 def from_file(path: FilePath | None) -> Source:
@@ -227,7 +237,14 @@ def from_file(path: FilePath | None) -> Source:
                 source.put_table(settings, ("models", name), path, ModelConfig)
         else:
             source.put_table(content, (table,), path, _FIXED_TABLES[table])
+    _warn_if_exposed(source, path)
     return source
+
+
+def _warn_if_exposed(source: Source, path: FilePath) -> None:
+    if not _SECRETS.isdisjoint(source.values):
+        with suppress(OSError):  # It was read a moment ago; if it is gone, it is not exposed.
+            warn_if_others_may_read(logger, path, Path(path).stat())
 
 
 def plain(name: str) -> str:

@@ -5,6 +5,7 @@ configurations.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,10 +13,19 @@ from types import ModuleType
 
 import anyio
 import httpx
+import pytest
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
-from revos import Config, GatewayConfig, ModelConfig, RevosTokenError, TokenConfig, TokenManager
+from revos import (
+    Config,
+    GatewayConfig,
+    ModelConfig,
+    RevosTokenError,
+    TokenConfig,
+    TokenManager,
+    credentials,
+)
 
 CLIENT_ID = "client-7"
 CLIENT_SECRET = "s3cret/with+punctuation&="
@@ -133,6 +143,22 @@ async def outcome_over_sockets(tm: TokenManager, clock: ManualClock) -> str | Re
                 clock.turn(cycle.next_attempt_at - clock.monotonic())
             await anyio.sleep(0.0005)
     return outcomes[0]
+
+
+class HungDisk:
+    """In place of the reading of secret files: each read hangs until `release`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._released = threading.Event()
+        self._read = credentials.read_secret_file
+        monkeypatch.setattr(credentials, "read_secret_file", self)
+
+    def __call__(self, path: str) -> object:
+        self._released.wait()
+        return self._read(path)
+
+    def release(self) -> None:
+        self._released.set()
 
 
 class ScriptedEndpoint:

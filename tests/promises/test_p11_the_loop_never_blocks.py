@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
 
 import anyio
 import pytest
-from support import ScriptedEndpoint, config
+from support import HungDisk, ScriptedEndpoint, config
 
 from revos import TokenManager, endpoint, manager
 from revos.extraction import runtime
@@ -31,31 +30,34 @@ def threads_of(monkeypatch):
     return watch
 
 
-async def test_the_loop_runs_on_while_a_secret_file_blocks(tmp_path):
+@pytest.fixture
+def disk(monkeypatch):
+    hung = HungDisk(monkeypatch)
+    yield hung
+    hung.release()
+
+
+async def test_the_loop_runs_on_while_a_secret_file_blocks(tmp_path, disk):
     path = tmp_path / "secret"
-    os.mkfifo(path)
+    path.write_text("from-the-disk\n")
     token_endpoint = ScriptedEndpoint()
     settings = config(client_secret=None, client_secret_file=str(path))
 
     async with TokenManager(settings, http_client=token_endpoint.client()) as tm:
         await anyio.wait_all_tasks_blocked()  # The reader is stuck in its thread, and we are not.
         assert tm.health().reason == "no usable token yet"
-        await anyio.to_thread.run_sync(path.write_text, "from-the-pipe\n")
+        disk.release()
         await tm.get_token()
 
-    assert b"client_secret=from-the-pipe" in token_endpoint.requests[0].content
+    assert b"client_secret=from-the-disk" in token_endpoint.requests[0].content
 
 
-async def test_leaving_does_not_wait_for_a_secret_file_that_blocks(tmp_path):
-    path = tmp_path / "secret"
-    os.mkfifo(path)
-    settings = config(client_secret=None, client_secret_file=str(path))
+async def test_leaving_does_not_wait_for_a_secret_file_that_blocks(disk):
+    settings = config(client_secret=None, client_secret_file="secret")
 
     with anyio.fail_after(1):
         async with TokenManager(settings, http_client=ScriptedEndpoint().client()):
             await anyio.wait_all_tasks_blocked()
-
-    path.write_text("let the abandoned thread go")
 
 
 async def test_the_environment_is_read_in_a_thread(threads_of, monkeypatch, tmp_path):

@@ -21,6 +21,7 @@ from anyio.pytest_plugin import extract_backend_and_options
 from leftovers import leaving_nothing, tasks_of_loop
 from sockets import Hostile, full_backlog, raw_server
 from support import (
+    HungDisk,
     ManualClock,
     ScriptedApi,
     ScriptedEndpoint,
@@ -129,10 +130,9 @@ async def test_leaving_is_quick_in_the_pause_after_a_failed_cycle():
     assert time.monotonic() - started < SECONDS_TO_LEAVE
 
 
-async def test_a_secret_file_that_is_never_read_does_not_keep_the_block(tmp_path):
-    fifo = tmp_path / "secret"
-    make_fifo(fifo)
-    settings = config(client_secret=None, client_secret_file=str(fifo))
+async def test_a_secret_file_that_is_never_read_does_not_keep_the_block(monkeypatch):
+    disk = HungDisk(monkeypatch)
+    settings = config(client_secret=None, client_secret_file="secret")
 
     try:
         async with TokenManager(settings) as tm:
@@ -141,14 +141,9 @@ async def test_a_secret_file_that_is_never_read_does_not_keep_the_block(tmp_path
             started = time.monotonic()
         seconds = time.monotonic() - started
     finally:
-        fifo.write_text("too late")  # The thread that was abandoned ends.
+        disk.release()  # The thread that was abandoned ends.
 
     assert seconds < SECONDS_TO_LEAVE
-
-
-def make_fifo(path):
-    os_module = pytest.importorskip("os")
-    os_module.mkfifo(path)
 
 
 async def test_an_answer_that_never_closes_does_not_keep_the_block():

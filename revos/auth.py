@@ -20,11 +20,12 @@ from attrs import define, field
 from revos.errors import RevosConfigurationError, RevosError
 from revos.http_headers import asks_for_new_token
 from revos.policy import Ask, Refusals, replay_accepted, replay_refused
+from revos.token import AccessToken
 
 if TYPE_CHECKING:
     from revos.manager import TokenManager
 
-__all__ = ["BearerAuth"]
+__all__ = ["BearerAuth", "token_of"]
 
 logger = logging.getLogger("revos.auth")
 
@@ -102,21 +103,20 @@ class BearerAuth(httpx.Auth):
             yield request
             return
         manager = self._manager
-        value = manager._fresh_nowait()
-        if value is None:
-            value = (await manager._obtain_anywhere(Ask())).value
-        request.headers["Authorization"] = f"Bearer {value}"
+        # Tokens here and never their values: what is raised from here takes this frame along.
+        token = manager._fresh_nowait() or await manager._obtain_anywhere(Ask())
+        request.headers["Authorization"] = f"Bearer {token.value}"
         response = yield request
-        if not _is_refusal(response, value):
-            self._note_accepted(value)
+        if not _is_refusal(response, token):
+            self._note_accepted(token)
             return
         await response.aread()  # Its connection is free for others while this waits.
         try:
-            newer = (await manager._obtain_anywhere(self._ask_again(value))).value
+            newer = await manager._obtain_anywhere(self._ask_again(token))
         except RevosError:
             return  # No newer token: the caller sees the gateway's 401.
-        if self._may_replay(request, value, newer):
-            request.headers["Authorization"] = f"Bearer {newer}"
+        if self._may_replay(request, token, newer):
+            request.headers["Authorization"] = f"Bearer {newer.value}"
             with self._replaying(newer):
                 response = yield request
             self._note_replay(newer, refused=_is_refusal(response, newer))
@@ -126,26 +126,29 @@ class BearerAuth(httpx.Auth):
             yield request
             return
         manager = self._manager
-        value = manager._fresh_nowait()
-        if value is None:
-            value = manager._call_from_thread(partial(manager._obtain, Ask())).value
-        request.headers["Authorization"] = f"Bearer {value}"
+        token = manager._fresh_nowait()
+        if token is None:
+            token = manager._call_from_thread(partial(manager._obtain, Ask()))
+        request.headers["Authorization"] = f"Bearer {token.value}"
         response = yield request
-        if not _is_refusal(response, value):
-            self._note_accepted(value)
+        if not _is_refusal(response, token):
+            self._note_accepted(token)
             return
         response.read()
         try:
-            newer = manager._call_from_thread(
-                partial(manager._obtain, self._ask_again(value))
-            ).value
+            newer = manager._call_from_thread(partial(manager._obtain, self._ask_again(token)))
         except RevosError:
             return
-        if self._may_replay(request, value, newer):
-            request.headers["Authorization"] = f"Bearer {newer}"
+        if self._may_replay(request, token, newer):
+            request.headers["Authorization"] = f"Bearer {newer.value}"
             with self._replaying(newer):
                 response = yield request
             self._note_replay(newer, refused=_is_refusal(response, newer))
+
+    def held_value(self) -> str:
+        """The value of the token that the manager holds, usable or not, or an empty text."""
+        held = self._manager._state().held
+        return held.token.value if held is not None else ""
 
     def _is_ours(self, url: Any) -> bool:
         if self._origins is None:
@@ -166,57 +169,62 @@ class BearerAuth(httpx.Auth):
         return False
 
     @contextmanager
-    def _replaying(self, value: str) -> Iterator[None]:
+    def _replaying(self, token: AccessToken) -> Iterator[None]:
         key = object()
-        self._consumer.replays[key] = value
+        self._consumer.replays[key] = token.value
         try:
             yield
         finally:
             del self._consumer.replays[key]
 
-    def _ask_again(self, value: str) -> Ask:
-        if value in list(self._consumer.replays.values()):
+    def _ask_again(self, token: AccessToken) -> Ask:
+        if token.value in list(self._consumer.replays.values()):
             # Refused while a replay with this very token is out: as good as that one's refusal,
             # which may be slow. Else each request in between would cost a refresh.
-            self._note_replay(value, refused=True)
-        return Ask(superseding=value, not_before_at=self._consumer.refusals.until_at)
+            self._note_replay(token, refused=True)
+        return Ask(superseding=token.value, not_before_at=self._consumer.refusals.until_at)
 
-    def _may_replay(self, request: Any, value: str, newer: str) -> bool:
+    def _may_replay(self, request: Any, token: AccessToken, newer: AccessToken) -> bool:
         """Without a replay nobody learns whether the newer token is accepted, so none counts as
         one that was refused: else each such request would cost a refresh.
         """
-        if newer != value and _is_replayable(request):
+        is_newer = newer.value != token.value
+        if is_newer and _is_replayable(request):
             return True
         self._note_replay(newer, refused=True)
-        self._consumer.untried = newer if newer != value else None
+        self._consumer.untried = newer.value if is_newer else None
         return False
 
-    def _note_accepted(self, value: str) -> None:
-        if value == self._consumer.untried:
+    def _note_accepted(self, token: AccessToken) -> None:
+        if token.value == self._consumer.untried:
             self._consumer.untried = None
-            self._note_replay(value, refused=False)
+            self._note_replay(token, refused=False)
 
-    def _note_replay(self, value: str, *, refused: bool) -> None:
+    def _note_replay(self, token: AccessToken, *, refused: bool) -> None:
         consumer, manager = self._consumer, self._manager
         if refused:
-            held = manager._state().held
-            current = held.token.value if held is not None else None
             consumer.refusals = replay_refused(
-                consumer.refusals, value, current, manager._monotonic()
+                consumer.refusals, token.value, self.held_value(), manager._monotonic()
             )
         else:
             consumer.refusals = replay_accepted()
 
 
-def _is_refusal(response: Any, value: str) -> bool:
+def _is_refusal(response: Any, token: AccessToken) -> bool:
     """Whether a newer token could change the answer. Who answers after a redirect may never have
     seen this one: clients leave it out when the origin changes.
     """
     return (
         response.status_code in (401, 403)
-        and response.request.headers.get("authorization") == f"Bearer {value}"
+        and token_of(response.request) == token.value
         and asks_for_new_token(response.status_code, response.headers.get_list("www-authenticate"))
     )
+
+
+def token_of(request: Any) -> str:
+    """The token that a request carries, or an empty text."""
+    header: str = request.headers.get("authorization", "")
+    return header.removeprefix("Bearer ") if header.startswith("Bearer ") else ""
 
 
 def _is_replayable(request: Any) -> bool:

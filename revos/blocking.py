@@ -112,10 +112,9 @@ class TokenManager:
     def refresh(
         self, *, superseding: AccessToken | str | None = None, use_fallback: bool = False
     ) -> AccessToken:
-        return _call(
-            self._manager,
-            partial(self._manager.refresh, superseding=superseding, use_fallback=use_fallback),
-        )
+        ask = manager.newer_than(superseding, use_fallback=use_fallback)
+        del superseding  # What is raised from here takes this frame along.
+        return _call(self._manager, partial(self._manager._obtain, ask))
 
     def refresh_extractor(self) -> bool:
         try:
@@ -124,7 +123,9 @@ class TokenManager:
             return False
 
     def invalidate(self, token: AccessToken | str | None = None) -> None:
-        self._manager.invalidate(token)
+        event = manager.invalidation_of(token)
+        del token
+        self._manager._report(event)
 
     def reset(self) -> None:
         self._manager.reset()

@@ -78,6 +78,7 @@ def load_config(
     merged.lay_on(from_file(path))
     merged.lay_on(from_env_file(env_file, names))
     merged.lay_on(from_variables(os.environ if environ is None else environ, names))
+    del environ  # An error takes this frame along, and a mapping shows what it holds.
     # What stands in a text that nobody could read is not missing.
     config, found = (None, []) if merged.unreadable else _structured(merged.tables())
 

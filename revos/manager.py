@@ -35,6 +35,7 @@ from revos.extraction import Extractors, LangChainExtractor, Strategy
 from revos.extraction.extractor import open_extractors
 from revos.loading import load_config
 from revos.policy import Ask, Held, Now, Rules, State, Way
+from revos.redact import forget_values
 from revos.refresher import Refresher
 from revos.status import Health, TokenStatus, health_of, status_of
 from revos.threads import run_in_thread
@@ -48,7 +49,7 @@ __all__ = ["TokenManager"]
 T = TypeVar("T")
 
 # What `get_token_nowait` reads where no token is usable.
-NO_TOKEN: tuple[str, float, float] = ("", policy.NEVER, policy.NEVER)
+NO_TOKEN: tuple[AccessToken | None, float, float] = (None, policy.NEVER, policy.NEVER)
 
 
 class TokenManager:
@@ -216,6 +217,7 @@ class TokenManager:
             try:
                 await task()
             except Exception as error:  # noqa: BLE001 - whatever it is, `__aexit__` raises it
+                forget_values(error)
                 self._crash = error
                 self._close()
                 self._tasks.cancel_scope.cancel()
@@ -229,7 +231,7 @@ class TokenManager:
             self._usable = NO_TOKEN
             self._broadcast.withdraw()
         else:
-            self._usable = (held.token.value, held.unusable_at, held.unusable_time)
+            self._usable = (held.token, held.unusable_at, held.unusable_time)
             self._broadcast.publish(held.token)
 
     # Tokens.
@@ -252,9 +254,9 @@ class TokenManager:
         :raises ~anyio.WouldBlock: there is none that is usable
         :raises RevosClosedError: outside the block
         """
-        value, unusable_at, unusable_time = self._usable
-        if self._monotonic() < unusable_at and self._time() < unusable_time:
-            return value
+        token, unusable_at, unusable_time = self._usable
+        if token is not None and self._monotonic() < unusable_at and self._time() < unusable_time:
+            return token.value
         if not self._open:
             raise self._closed_error()
         raise anyio.WouldBlock
@@ -271,8 +273,8 @@ class TokenManager:
         :param use_fallback: get it the second way only
         :raises: as `get_token`
         """
-        value = superseding.value if isinstance(superseding, AccessToken) else superseding
-        ask = Ask(force=superseding is None, superseding=value, fallback=use_fallback)
+        ask = newer_than(superseding, use_fallback=use_fallback)
+        del superseding  # What is raised from here takes this frame along.
         return await self._obtain(ask)
 
     async def refresh_extractor(self) -> bool:
@@ -288,8 +290,9 @@ class TokenManager:
 
         :raises RevosClosedError: outside the block
         """
-        value = token.value if isinstance(token, AccessToken) else token
-        self._report(policy.Invalidate(value))
+        event = invalidation_of(token)
+        del token  # What is raised from here takes this frame along.
+        self._report(event)
 
     def reset(self) -> None:
         """Drop the token, the counts and the pauses. From any thread.
@@ -408,7 +411,7 @@ class TokenManager:
             )
         return await refresher.obtain(ask)
 
-    def _fresh_nowait(self) -> str | None:
+    def _fresh_nowait(self) -> AccessToken | None:
         return None if self._refresher is None else self._refresher.fresh_nowait()
 
     async def _obtain_anywhere(self, ask: Ask) -> AccessToken:
@@ -492,6 +495,16 @@ class TokenManager:
                 "this TokenManager is not entered yet: use it inside `async with`"
             )
         return RevosClosedError("this TokenManager is closed: its block was left")
+
+
+def newer_than(superseding: AccessToken | str | None, *, use_fallback: bool) -> Ask:
+    """What `refresh` asks for; like `Invalidate`, it may stand in a frame as it is."""
+    value = superseding.value if isinstance(superseding, AccessToken) else superseding
+    return Ask(force=superseding is None, superseding=value, fallback=use_fallback)
+
+
+def invalidation_of(token: AccessToken | str | None) -> policy.Invalidate:
+    return policy.Invalidate(token.value if isinstance(token, AccessToken) else token)
 
 
 def _rules_of(config: Config, ways: Mapping[Way, object]) -> Rules:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import traceback
 from contextlib import suppress
 from functools import partial
 from itertools import groupby
@@ -19,7 +20,7 @@ from urllib.parse import quote, quote_plus, urlsplit
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["LONGEST_TEXT", "MASK", "endpoint_of", "redact", "strip"]
+__all__ = ["LONGEST_TEXT", "MASK", "endpoint_of", "forget_values", "redact", "strip"]
 
 MASK = "***"
 
@@ -110,6 +111,20 @@ def strip(error: BaseException, secrets: Iterable[str] = ()) -> BaseException:
         else:
             twin.__context__ = next_twin
         error, twin = follows, next_twin
+
+
+def forget_values(error: BaseException) -> None:
+    """Empty the frames of an error and of all that hangs on it: where it came from stays to be
+    seen, and what the variables there held is gone. For errors that must leave as they are.
+    """
+    waiting, seen = [error], {id(error)}
+    while waiting:
+        link = waiting.pop()
+        traceback.clear_frames(link.__traceback__)
+        for other in (link.__cause__, link.__context__, *getattr(link, "exceptions", ())):
+            if other is not None and id(other) not in seen:
+                seen.add(id(other))
+                waiting.append(other)
 
 
 def _is_visible(character: str) -> bool:

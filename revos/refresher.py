@@ -142,13 +142,13 @@ class Refresher:
                 return flight.outcome.token
             ask = Ask()  # It ended before this caller ran again.
 
-    def fresh_nowait(self) -> str | None:
-        """The value of the held token where it is fresh, from any thread."""
+    def fresh_nowait(self) -> AccessToken | None:
+        """The held token where it is fresh, from any thread."""
         held = self.state.held
         now = self.now()
         if held is None or not held.is_usable(now) or held.is_due(now):
             return None
-        return held.token.value
+        return held.token
 
     def close(self, error: RevosClosedError) -> None:
         """From here on there is no token: whoever waits, and whoever comes, is told so."""

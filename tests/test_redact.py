@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import ssl
+import traceback
 from urllib.parse import quote, quote_plus
 
 import httpx
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from revos import redact as redact_module
 from revos.errors import RevosConfigurationError
-from revos.redact import LONGEST_TEXT, endpoint_of, redact, strip
+from revos.redact import LONGEST_TEXT, endpoint_of, forget_values, redact, strip
 
 SECRET = "s3/cr t+\"é'\\&%"
 
@@ -277,6 +278,32 @@ def test_the_chain_says_how_its_links_follow():
     assert str(stripped.__cause__.__context__) == "context"
     assert stripped.__cause__.__cause__ is None
     assert stripped.__cause__.__context__.__context__ is None
+
+
+def test_an_error_that_leaves_as_it_is_keeps_its_lines_and_forgets_its_values():
+    def fail(header):
+        raise KeyError("fine")
+
+    def fail_in_a_group(form):
+        try:
+            fail("hunter22")
+        except KeyError as cause:
+            raise ExceptionGroup("fine", [ValueError("fine")]) from cause
+
+    try:
+        try:
+            fail_in_a_group("hunter22")
+        except ExceptionGroup:
+            fail("hunter22")
+    except KeyError as error:
+        forget_values(error)
+        caught = error
+
+    told = traceback.TracebackException.from_exception(caught, capture_locals=True)
+    text = "".join(told.format())
+    assert "hunter22" not in "".join(line for line in text.splitlines() if " = " in line)
+    assert text.count(", in fail\n") == 2
+    assert text.count(", in fail_in_a_group\n") == 2
 
 
 def test_the_examples_run():

@@ -1,4 +1,4 @@
-"""How HTTP clients are made, of httpx and of httpx2: trust, proxies, handshakes.
+"""How HTTP clients are made, of httpx and of httpx2: trust, proxies, handshakes, what they log.
 
 Making one blocks (it loads certificates and modules), so it is done in a thread.
 """
@@ -6,7 +6,7 @@ Making one blocks (it loads certificates and modules), so it is done in a thread
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -16,7 +16,7 @@ import httpx
 from revos.errors import RevosConfigurationError
 from revos.rules import is_loopback
 
-__all__ = ["CLOSING_SECONDS", "HandshakeGuard", "make_client", "ssl_context_for"]
+__all__ = ["CLOSING_SECONDS", "ConnectionGuard", "hide_answer", "make_client", "ssl_context_for"]
 
 C = TypeVar("C")
 
@@ -45,13 +45,17 @@ def make_client(
     mounts = {f"all://{_netloc_host(url)}": None for url in urls if is_loopback(url)}
     try:
         return kind(verify=context, mounts=mounts, **options)
-    except (ImportError, ValueError) as error:
-        # Its text may hold the proxy's password.
-        remedy = "" if isinstance(error, ValueError) else ' (pip install "httpx[socks]" for SOCKS)'
-        raise RevosConfigurationError(
-            "the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names can't be used: correct or "
-            f"unset the variable{remedy}"
-        ) from None
+    except Exception as error:
+        # By name: each of the two libraries has an InvalidURL of its own.
+        if not isinstance(error, ImportError | ValueError) and type(error).__name__ != "InvalidURL":
+            raise
+        remedy = ' (pip install "httpx[socks]" for SOCKS)' if isinstance(error, ImportError) else ""
+    # Raised out here: the text and the frames of the first error may hold the proxy's password.
+    raise RevosConfigurationError(
+        "the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names can't be used: correct or "
+        "unset the variable; in a password, anything but letters and digits must be "
+        f"percent-encoded{remedy}"
+    )
 
 
 def _netloc_host(url: str) -> str:
@@ -79,8 +83,19 @@ def ssl_context_for(urls: Iterable[str], ca_file: str | None) -> ssl.SSLContext:
         ) from None
 
 
-class HandshakeGuard:
-    """Closes a connection that is cancelled in its TLS handshake, which httpcore leaves open.
+def hide_answer(event: str, info: dict[str, Any]) -> None:
+    """A `trace` extension of httpcore, which logs `info` at DEBUG behind it: headers, and errors
+    that quote what came, have no place there. A server may send back what it was sent.
+    """
+    if ".receive_response" in event and "return_value" in info:
+        info["return_value"] = None
+    if ".receive_response" in event and "exception" in info:
+        info["exception"] = type(info["exception"]).__name__
+
+
+class ConnectionGuard:
+    """Closes a connection that is cancelled in its TLS handshake, which httpcore leaves open, and
+    hides answers as `hide_answer` does.
 
     A `trace` extension of httpcore: it is told of each step of a connection.
     """
@@ -88,7 +103,8 @@ class HandshakeGuard:
     def __init__(self) -> None:
         self._stream: Any = None
 
-    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+    async def __call__(self, event: str, info: dict[str, Any]) -> None:
+        hide_answer(event, info)
         if event == "connection.connect_tcp.complete":
             self._stream = info["return_value"]
         elif event == "connection.start_tls.failed" and self._stream is not None:

@@ -18,7 +18,7 @@ import httpx
 from attrs import define, field
 
 from revos import oauth2
-from revos.clients import CLOSING_SECONDS, HandshakeGuard, make_client, ssl_context_for
+from revos.clients import CLOSING_SECONDS, ConnectionGuard, make_client, ssl_context_for
 from revos.clock import Clock
 from revos.config import GatewayConfig
 from revos.credentials import CredentialSource, credential_sources
@@ -156,7 +156,7 @@ class TokenEndpoint:
             headers=dict(request.headers),
             content=request.body,
             timeout=None,
-            extensions={"trace": HandshakeGuard()},
+            extensions={"trace": ConnectionGuard()},
         )
         http_request.stream = _Body(request.body)
         response = await client.send(http_request, stream=True, auth=None, follow_redirects=False)

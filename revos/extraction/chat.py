@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import httpx2
@@ -16,12 +17,12 @@ from attrs import frozen
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_openai import ChatOpenAI
 
-from revos.auth import BearerAuth
+from revos.auth import BearerAuth, token_of
 from revos.config import ModelConfig
 from revos.errors import RevosAPIError, RevosError, RevosValidationError, own_copy
 from revos.extraction.strategies import features_in
 from revos.http_headers import retry_after_of
-from revos.redact import redact, strip
+from revos.redact import MASK, redact, strip
 
 __all__ = ["Completion", "complete", "make_llm", "model_ids"]
 
@@ -116,7 +117,7 @@ async def complete(
     except (openai.OpenAIError, *_MALFORMED) as error:
         told, cause = api_error(error), strip(error, _token_in(error))
     else:
-        return _completion_of(message)
+        return _completion_of(message, _held_by(llm))
     # Out here, or the context of the error would be the one that holds the request.
     raise told from cause
 
@@ -125,17 +126,26 @@ async def complete(
 _MALFORMED = (ValueError, TypeError, KeyError, AttributeError, IndexError, UserWarning)
 
 
-def _completion_of(message: AIMessage) -> Completion:
+def _held_by(llm: ChatOpenAI) -> str:
+    client: _AsyncClient = llm.root_async_client
+    return client.auth.held_value() if client.auth is not None else ""
+
+
+def _completion_of(message: AIMessage, token: str) -> Completion:
+    """What stands in the message; nothing of the token, were it sent back in it: an answer that
+    does not fit stands in an error.
+    """
     reason = message.response_metadata.get("finish_reason")
     if reason == "length":
         raise _cut_off()
     if reason == "content_filter":
         raise _held_back()
+    answer: str | None = message.text or None
     if message.tool_calls:
-        return Completion(json.dumps(message.tool_calls[0]["args"]))
-    if message.invalid_tool_calls:
-        return Completion(message.invalid_tool_calls[0]["args"])
-    return Completion(message.text or None)
+        answer = json.dumps(message.tool_calls[0]["args"])
+    elif message.invalid_tool_calls:
+        answer = message.invalid_tool_calls[0]["args"]
+    return Completion(answer.replace(token, MASK) if answer and token else answer)
 
 
 def _cut_off() -> RevosValidationError:
@@ -186,8 +196,7 @@ def _unreachable(error: BaseException) -> RevosAPIError:
 def _token_in(error: BaseException) -> list[str]:
     """The token that the request had, which a gateway may have sent back."""
     request = getattr(error, "request", None)
-    header = request.headers.get("authorization", "") if request is not None else ""
-    return [header.removeprefix("Bearer ")] if header else []
+    return [token_of(request)] if request is not None else []
 
 
 def _refused(error: openai.APIStatusError) -> RevosAPIError:
@@ -229,10 +238,11 @@ async def model_ids(http: httpx2.AsyncClient, base_url: str) -> list[str]:
             retry_after=retry_after_of(response.headers.get("retry-after")),
             temporary=response.status_code == 429 or response.status_code >= 500,
         )
-    try:
-        return [str(model["id"]) for model in response.json()["data"]]
-    except _MALFORMED:
-        raise RevosAPIError(
-            "the gateway's answer is no list of models: check REVOS_BASE_URL",
-            status_code=response.status_code,
-        ) from None
+    with suppress(*_MALFORMED):
+        # As they may be shown: they stand in an error where a model is unknown.
+        sent = [token_of(response.request)]
+        return [redact(str(model["id"]), sent) for model in response.json()["data"]]
+    raise RevosAPIError(
+        "the gateway's answer is no list of models: check REVOS_BASE_URL",
+        status_code=response.status_code,
+    )

@@ -19,6 +19,7 @@ from revos import policy, scope
 from revos.config import Config, ModelConfig, match_key
 from revos.errors import RevosAPIError, RevosClosedError, RevosConfigurationError, RevosError
 from revos.extraction.strategies import Strategy, next_step, request_options, steps_of
+from revos.redact import redact
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -246,7 +247,7 @@ async def _with_model_ids(bound: _Bound, error: RevosAPIError) -> RevosAPIError:
     if not ids or bound.config.model in ids:
         return error
     return RevosAPIError(
-        f"{error}; the gateway accepts: {', '.join(ids)}",
+        f"{error}; the gateway accepts: {redact(', '.join(ids), ())}",
         status_code=error.status_code,
         code=error.code,
         retry_after=error.retry_after,

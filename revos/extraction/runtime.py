@@ -18,11 +18,12 @@ import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from attrs import frozen
 
-from revos.auth import BearerAuth
-from revos.clients import CLOSING_SECONDS, HandshakeGuard, make_client
+from revos.auth import BearerAuth, token_of
+from revos.clients import CLOSING_SECONDS, ConnectionGuard, hide_answer, make_client
 from revos.config import ModelConfig, match_key
 from revos.errors import RevosClosedError, RevosError, own_copy
 from revos.extraction.strategies import Step
+from revos.redact import MASK
 from revos.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -207,17 +208,35 @@ def _open_clients(
 
     limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_KEEPALIVE)
     auth: Any = manager.auth
-    hooks = {"request": [_guard_handshake]}
+    shared: dict[str, Any] = {"limits": limits, "auth": auth}
+    hooks = {"request": [_guard], "response": [_hide_token]}
+    sync_hooks = {"request": [_guard_sync], "response": [_hide_token_sync]}
     return (
-        make_client(
-            httpx2.AsyncClient, [base_url], ca_file, limits=limits, auth=auth, event_hooks=hooks
-        ),
-        make_client(httpx2.Client, [base_url], ca_file, limits=limits, auth=auth),
+        make_client(httpx2.AsyncClient, [base_url], ca_file, event_hooks=hooks, **shared),
+        make_client(httpx2.Client, [base_url], ca_file, event_hooks=sync_hooks, **shared),
     )
 
 
-async def _guard_handshake(request: httpx2.Request) -> None:
-    request.extensions["trace"] = HandshakeGuard()
+async def _guard(request: httpx2.Request) -> None:
+    request.extensions["trace"] = ConnectionGuard()
+
+
+def _guard_sync(request: httpx2.Request) -> None:
+    request.extensions["trace"] = hide_answer
+
+
+async def _hide_token(response: httpx2.Response) -> None:
+    _hide_token_sync(response)
+
+
+def _hide_token_sync(response: httpx2.Response) -> None:
+    """The OpenAI client logs the headers of each answer at DEBUG."""
+    token = token_of(response.request)
+    if token and any(token in value for value in response.headers.values()):
+        masked = [
+            (key, value.replace(token, MASK)) for key, value in response.headers.multi_items()
+        ]
+        response.headers = type(response.headers)(masked)
 
 
 async def _stop_portal(portal: BlockingPortal, portal_manager: Any) -> None:

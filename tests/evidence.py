@@ -21,6 +21,11 @@ from urllib.parse import quote, quote_plus
 # A secret is found in pieces of this length too, wherever a text was cut.
 PIECE = 12
 
+# What a log record has of itself: where the call stands, and when it was.
+ABOUT_THE_CALL = set(vars(logging.makeLogRecord({}))) - {
+    *("msg", "args", "exc_info", "exc_text", "stack_info", "taskName"),
+}
+
 
 def forms_of(secret: str) -> set[str]:
     """The ways in which a secret may stand in a text; base64 with anything before it as well."""
@@ -79,7 +84,8 @@ class Evidence(logging.Handler):
         place = f"log {record.name}"
         # Also what a formatter would leave out: arguments, `extra`, cached texts.
         for name, value in vars(record).items():
-            self.add(f"{place} {name}", value)
+            if name not in ABOUT_THE_CALL:
+                self.add(f"{place} {name}", value)
         self.add(place, record.getMessage())
         self.add(place, logging.Formatter("%(message)s").format(record))
         if record.exc_info and record.exc_info[1] is not None:
@@ -96,10 +102,16 @@ class Evidence(logging.Handler):
             self.add(f"{place} args", link.args)
             for name, value in vars(link).items():
                 self.add(f"{place} {name}", value)
-            frames = traceback.walk_tb(link.__traceback__)
-            told = traceback.StackSummary.extract(frames, capture_locals=True)
-            self.add(f"{place} frames", "".join(told.format()))
+            self._add_frames(link, f"{place} frames")
             self.add_pickle(link, f"{place} pickle")
+
+    def _add_frames(self, link: BaseException, place: str) -> None:
+        """As error reporters show them: variables, each by its repr."""
+        for frame, _ in traceback.walk_tb(link.__traceback__):
+            where = f"{frame.f_globals.get('__name__')}:{frame.f_code.co_name}"
+            for name, value in frame.f_locals.items():
+                with suppress(Exception):  # What is half made may have no repr yet.
+                    self.texts.append((f"{self.during}{place} {where} {name}", repr(value)))
 
     def add_pickle(self, thing: object, place: str = "pickle") -> None:
         """What leaves the process with it, where it can, and what a copy shows."""

@@ -92,7 +92,7 @@ def plant_in_exc_info(evidence, text):
         logging.getLogger("planted").exception("it failed")
 
 
-@found_at("log planted exception frames")
+@found_at(f"log planted exception frames {__name__}:fail header")
 def plant_in_variables_of_exc_info(evidence, text):
     def fail(header):
         raise ValueError("fine")
@@ -157,7 +157,7 @@ def plant_in_hidden_context(evidence, text):
     evidence.add_error(error)
 
 
-@found_at("exception frames")
+@found_at(f"exception frames {__name__}:fail header")
 def plant_in_variable_of_a_frame(evidence, text):
     def fail(header):
         raise RevosError("fine")
@@ -168,7 +168,7 @@ def plant_in_variable_of_a_frame(evidence, text):
         evidence.add_error(error)
 
 
-@found_at("exception frames")
+@found_at(f"exception frames {__name__}:fail header")
 def plant_in_variable_of_a_frame_of_the_cause(evidence, text):
     def fail(header):
         raise ValueError("fine")

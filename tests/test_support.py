@@ -5,7 +5,9 @@ import httpx
 import httpx2
 import pytest
 from anyio import to_thread
-from support import ManualClock, ScriptedApi, ScriptedEndpoint, settle
+from support import HungDisk, ManualClock, ScriptedApi, ScriptedEndpoint, settle
+
+from revos import credentials
 
 
 async def test_the_manual_clock_wakes_who_is_due_and_nobody_else():
@@ -30,6 +32,21 @@ async def test_the_manual_clock_wakes_who_is_due_and_nobody_else():
     assert waiting == [3, 1]
     assert (clock.timers_set, clock.timers_waiting) == (3, 0)
     assert (clock.monotonic(), clock.time()) == (1_003, 1_800_000_003)
+
+
+async def test_a_hung_disk_gives_a_file_only_once_it_is_released(tmp_path, monkeypatch):
+    (tmp_path / "secret").write_text("s3cret")
+    disk = HungDisk(monkeypatch)
+
+    with anyio.move_on_after(0.02) as hung:
+        await to_thread.run_sync(
+            credentials.read_secret_file, str(tmp_path / "secret"), abandon_on_cancel=True
+        )
+    disk.release()
+    text, _ = await to_thread.run_sync(credentials.read_secret_file, str(tmp_path / "secret"))
+
+    assert hung.cancelled_caught
+    assert text == "s3cret"
 
 
 async def test_a_time_of_nought_does_not_wait():

@@ -55,7 +55,7 @@ def lint(session: nox.Session) -> None:
     session.install("ruff>=0.14", "codespell>=2.4")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
-    session.run("codespell", "revos", "tests", "docs", "benchmarks", "README.md", "CONTRIBUTING.md")
+    session.run("codespell", "revos", "tests", "docs", "benchmarks", *map(str, Path().glob("*.md")))
 
 
 @nox.session

@@ -22,7 +22,7 @@ import pytest
 from revos.testing import serve_in_thread
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 BACKENDS = {
     "asyncio": {"backend": "asyncio"},
     "uvloop": {"backend": "asyncio", "backend_options": {"use_uvloop": True}},
@@ -104,7 +104,7 @@ def run(where, capsys):
 
 
 def test_every_page_has_its_blocks():
-    assert len(PAGES) == 6
+    assert len(PAGES) == 8
     assert len(PROGRAMS) > 15
     assert ON_A_LOOP
     assert WITH_TESTS
@@ -117,6 +117,8 @@ def test_links_and_names_of_files_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
     for name in re.findall(r"`(\.?(?:tests|docs|revos)/[\w./]+)`", text):
         assert (ROOT / name).exists(), name
+    for name, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
+        assert re.search(rf"^(async )?def {test}\(", (ROOT / name).read_text(), re.MULTILINE), test
     for target in re.findall(r"\]\(([^)]+)\)", text):
         file, _, anchor = target.partition("#")
         other = page.parent / file if file else page

@@ -194,6 +194,8 @@ def test_these_urls_are_taken_as_they_are(address):
         "https://login.example:0/",
         "https://[::1/",
         "https://lo gin.example/",
+        "https://login.example/to ken",
+        "https://login.example/to\\ken",
         "https://login.example/\n",
         "https://login.example\\@other.example/",
         "https://login.example/#part",
@@ -228,7 +230,15 @@ def test_a_refused_url_keeps_its_credentials_to_itself(address):
 
 
 @pytest.mark.parametrize(
-    "address", ["http://login.example/", "http://10.0.0.1/", "http://128.0.0.1/", "http://[::2]/"]
+    "address",
+    [
+        "http://login.example/",
+        "http://localhost.example/",
+        "http://127.0.0.1.example/",
+        "http://10.0.0.1/",
+        "http://128.0.0.1/",
+        "http://[::2]/",
+    ],
 )
 @pytest.mark.parametrize("setting", ["token_url", "base_url", "fallback_token_url"])
 def test_plain_http_leaves_the_machine_only_where_it_is_allowed(setting, address):
@@ -237,6 +247,19 @@ def test_plain_http_leaves_the_machine_only_where_it_is_allowed(setting, address
     assert problem.startswith(f"{setting} must be https://")
     assert "allow_insecure_http" in problem
     assert getattr(gateway(**{setting: address, "allow_insecure_http": True}), setting) == address
+
+
+def test_a_refused_value_is_shown_up_to_eighty_characters_and_never_by_a_repr_of_others():
+    class Telling:
+        def __repr__(self):
+            return SECRET
+
+    long = str(refusal(gateway, token_url="x" * 9_000))
+    other = str(refusal(gateway, token_url=Telling(), request_timeout=Telling()))
+
+    assert f"(got {'x' * 80 + '...'!r})" in long
+    assert other.count("(got a Telling)") == 2
+    assert SECRET not in other
 
 
 # Credentials.
@@ -380,6 +403,7 @@ def test_extra_parameters_replace_no_standard_one(name):
         f"a=%ff{SECRET}",
         {"": SECRET},
         {"a\n": SECRET},
+        {"a": f"{SECRET}\udcff"},
         {"a": 1},
         {"a": [SECRET]},
         {1: SECRET},

@@ -498,6 +498,27 @@ def test_a_key_that_stands_twice_is_a_problem(write, name, content):
     assert str(path) in problem
 
 
+def test_the_frames_of_an_error_show_no_secret(write, monkeypatch):
+    monkeypatch.setenv("REVOS_CLIENT_SECRET", SECRET)
+    path = write("revos.toml", f"[revos]\nfallback_client_secret = '{SECRET}'\nmax_retries = 0\n")
+
+    with pytest.raises(RevosConfigurationError) as caught:
+        load_config(path, env_file=None)
+
+    told = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    assert SECRET not in "".join(told.format())
+
+
+def test_yaml_runs_nothing(write, tmp_path):
+    made = tmp_path / "made"
+    path = write("revos.yaml", f"revos: {{scope: !!python/object/apply:os.mkdir ['{made}']}}")
+
+    (problem,) = problems_of(path, environ=ENVIRON)
+
+    assert "is not valid YAML" in problem
+    assert not made.exists()
+
+
 def test_yaml_may_share_tables(write):
     path = write(
         "revos.yaml",

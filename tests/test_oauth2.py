@@ -5,6 +5,7 @@ import doctest
 import json
 import math
 import sys
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime, formatdate
 from pathlib import Path
@@ -354,6 +355,19 @@ def test_a_bad_key_is_an_error_without_anything_of_the_key(key, algorithm):
     assert e.value.__cause__ is None
     assert e.value.__context__ is None
     assert not [line for line in key.splitlines() if line in str(e.value)]
+
+
+def test_what_the_signing_library_says_of_a_key_is_not_shown(monkeypatch, keys):
+    def encode(claims, key, **options):
+        raise ValueError(f"can't use {key}")
+
+    monkeypatch.setattr(jwt, "encode", encode)
+
+    with pytest.raises(RevosConfigurationError, match=r"with ES256 \(ValueError\)") as caught:
+        signed(keys["ES256"], "ES256")
+
+    assert "PRIVATE KEY" not in str(caught.value)
+    assert caught.value.__context__ is None
 
 
 def test_a_missing_key_is_an_error():
@@ -885,6 +899,19 @@ WHEN = datetime.fromtimestamp(NOW + 90, UTC)
 )
 def test_retry_after_is_read(value, seconds):
     assert retry_after_of(value, NOW) == seconds
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone can't be set")
+def test_a_date_without_a_zone_is_in_utc_wherever_the_host_is(monkeypatch):
+    monkeypatch.setenv("TZ", "UTC-5")
+    time.tzset()
+    try:
+        seconds = retry_after_of(WHEN.strftime("%a %b %d %H:%M:%S %Y"), NOW)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+    assert seconds == 90
 
 
 def test_a_date_tells_nothing_without_the_time():

@@ -1,6 +1,8 @@
 """P6: what the gateway refuses costs one refresh, is replayed once, and slows nobody else."""
 
 import logging
+import sys
+import threading
 from collections import Counter
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,7 +14,13 @@ import pytest
 from anyio import to_thread
 from support import BASE_URL, ManualClock, ScriptedApi, ScriptedEndpoint, config, manager, settle
 
-from revos import BearerAuth, RevosClosedError, RevosError, TokenManager
+from revos import (
+    BearerAuth,
+    RevosClosedError,
+    RevosConfigurationError,
+    RevosError,
+    TokenManager,
+)
 from revos.testing import serve_gateway
 
 ON_DEMAND = {"enable_periodic_refresh": False}
@@ -144,6 +152,41 @@ async def test_refused_requests_do_not_block_a_small_pool_of_connections(library
 
     assert statuses == [200] * 30
     assert gateway.token_requests == 2
+
+
+class OneConnection:
+    """Clients of a real server whose pools have room for one connection."""
+
+    def __init__(self, gateway):
+        self.base_url = gateway.base_url
+
+    def client(self, library, **options):
+        limits = library.Limits(max_connections=1)
+        return library.AsyncClient(base_url=self.base_url, limits=limits, **options)
+
+    def sync_client(self, library, **options):
+        limits = library.Limits(max_connections=1)
+        return library.Client(base_url=self.base_url, limits=limits, **options)
+
+
+async def test_a_refused_request_holds_no_connection_while_it_waits_for_a_token(opened):
+    endpoint = ScriptedEndpoint()
+
+    async with (
+        serve_gateway() as gateway,
+        manager(endpoint, base_url=gateway.base_url) as tm,
+        opened(OneConnection(gateway), tm.auth) as send,
+        anyio.create_task_group() as tasks,
+    ):
+        await tm.get_token()
+        endpoint.started = anyio.Event()
+        with endpoint.hold():
+            tasks.start_soon(send, "GET", "/models")
+            await endpoint.started.wait()
+            other = await send("GET", "/models", auth=None)
+
+    assert other.status_code == 401
+    assert endpoint.count == 2
 
 
 @LIBRARIES
@@ -328,6 +371,95 @@ async def test_replays_that_are_slow_to_be_refused_do_not_let_each_new_request_c
     assert endpoint.count <= 5
 
 
+async def test_replays_of_threads_that_are_slow_to_be_refused_cost_no_more():
+    endpoint, clock = ScriptedEndpoint(), ManualClock()
+    sent, done, released = Counter(), Counter(), threading.Event()
+
+    def answer(request):
+        number = request.headers["x-number"]
+        sent[number] += 1
+        if sent[number] == 2:
+            released.wait(10)
+        return httpx.Response(401)
+
+    def get(number):
+        http.get("/models", headers={"x-number": number})
+        done[number] += 1
+
+    transport = httpx.MockTransport(answer)
+    async with manager(endpoint, clock) as tm:
+        with httpx.Client(transport=transport, auth=tm.auth, base_url=BASE_URL) as http:
+            async with anyio.create_task_group() as tasks:
+                for number in map(str, range(20)):
+                    tasks.start_soon(to_thread.run_sync, get, number)
+                    while sent[number] < 2 and not done[number]:
+                        await anyio.sleep(0.001)
+                released.set()
+
+    assert endpoint.count <= 5
+
+
+async def test_a_replay_that_is_cancelled_counts_as_neither_refused_nor_accepted():
+    endpoint, api = (
+        ScriptedEndpoint(),
+        ScriptedApi(lambda token: token not in ("token-1", "token-2")),
+    )
+    request = httpx.Request("GET", BASE_URL)
+
+    async with manager(endpoint, ManualClock()) as tm, api.client(auth=tm.auth) as http:
+        flow = tm.auth.async_auth_flow(request)
+        await flow.__anext__()
+        await flow.asend(httpx.Response(401, request=request))
+        await flow.aclose()
+        response = await http.get("/models")
+
+    assert api.tokens == ["token-2", "token-3"]
+    assert response.status_code == 200
+
+
+async def test_other_requests_that_are_accepted_do_not_end_the_delay():
+    endpoint = ScriptedEndpoint()
+
+    def answer(request):
+        return httpx.Response(200 if request.url.path.endswith("accepted") else 401)
+
+    transport = httpx.MockTransport(answer)
+    async with (
+        manager(endpoint, ManualClock()) as tm,
+        httpx.AsyncClient(transport=transport, auth=tm.auth, base_url=BASE_URL) as http,
+    ):
+        for _ in range(50):
+            await http.get("/refused")
+            await http.get("/accepted")
+
+    assert endpoint.count == 2
+
+
+async def test_a_late_answer_to_an_older_token_does_not_end_the_delay():
+    endpoint, api = ScriptedEndpoint(), ScriptedApi(lambda token: False)
+    streamed = httpx.Request("POST", BASE_URL, content=_Parts())
+    early, late = httpx.Request("GET", BASE_URL), httpx.Request("GET", BASE_URL)
+
+    async with manager(endpoint, ManualClock()) as tm, api.client(auth=tm.auth) as http:
+        flow = tm.auth.async_auth_flow(streamed)
+        await flow.__anext__()
+        await end(flow, httpx.Response(401, request=streamed))
+        flows = [tm.auth.async_auth_flow(request) for request in (early, late)]
+        for flow in flows:
+            await flow.__anext__()
+        await end(flows[0], httpx.Response(200, request=early))
+        await http.get("/models")
+        await end(flows[1], httpx.Response(200, request=late))
+        await http.get("/models")
+
+    assert api.tokens == ["token-2", "token-3", "token-3"]
+
+
+async def end(flow, response):
+    with pytest.raises(StopAsyncIteration):
+        await flow.asend(response)
+
+
 async def test_a_server_that_issues_the_same_token_again_gets_no_replay_and_few_requests(opened):
     endpoint, clock, api = ScriptedEndpoint(), ManualClock(), ScriptedApi(lambda token: False)
     endpoint.name = lambda number: "always-the-same"
@@ -475,15 +607,15 @@ async def test_there_is_one_warning_for_each_other_origin(opened, caplog):
     endpoint, api = ScriptedEndpoint(), ScriptedApi()
 
     async with manager(endpoint) as tm, opened(api, tm.auth) as send:
-        for url in ("http://one.example/a", "http://two.example/a") * 3:
+        for url in ("http://one.example/a", "https://two.example/a") * 3:
             await send("GET", url)
 
     warnings = [
         r for r in caplog.records if r.name == "revos.auth" and r.levelno >= logging.WARNING
     ]
     assert len(warnings) == 2
-    assert "one.example" in warnings[0].getMessage()
-    assert "two.example" in warnings[1].getMessage()
+    assert "http://one.example:80 " in warnings[0].getMessage()
+    assert "https://two.example:443 " in warnings[1].getMessage()
 
 
 @pytest.mark.parametrize(
@@ -515,6 +647,16 @@ async def test_origins_replace_that_of_base_url(opened):
             await send("GET", url)
 
     assert api.tokens == ["token-1", "token-1", None]
+
+
+@pytest.mark.parametrize(
+    "origin", ["", "gw.example", "//gw.example", "ftp://gw.example", "https://", "https://gw:port"]
+)
+def test_an_origin_that_is_no_url_of_http_is_an_error(origin):
+    tm = manager(ScriptedEndpoint())
+
+    with pytest.raises(RevosConfigurationError, match="is not an absolute http"):
+        BearerAuth(tm, origins=["https://gw.example", origin])
 
 
 async def test_a_redirect_to_another_origin_does_not_carry_the_token(opened):
@@ -608,6 +750,25 @@ async def test_auth_may_be_handed_out_before_its_manager_is_entered(opened):
 
     assert response.status_code == 200
     assert api.tokens == ["token-1"]
+
+
+async def test_auth_that_was_handed_out_before_httpx2_was_imported_is_the_same_consumer(
+    monkeypatch,
+):
+    endpoint, api = ScriptedEndpoint(), ScriptedApi(lambda token: False)
+    monkeypatch.delitem(sys.modules, "httpx2")
+
+    async with manager(endpoint, ManualClock()) as tm:
+        before = tm.auth
+        async with api.client(auth=before) as http:
+            await http.get("/models")
+        monkeypatch.undo()
+        after = tm.auth
+        async with api.client(httpx2, auth=after) as http:
+            await http.get("/models")
+
+    assert [isinstance(auth, httpx2.Auth) for auth in (before, after)] == [False, True]
+    assert endpoint.count == 2
 
 
 @LIBRARIES

@@ -81,7 +81,7 @@ class TokenManager:
         return self
 
     def _leave(self) -> None:
-        if self._manager._is_of_this_process():
+        if not self._manager._is_forked():
             self._stack.close()
 
     def __exit__(

@@ -7,7 +7,6 @@ call is answered with is the refresher's.
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -35,6 +34,7 @@ from revos.extraction import Extractors, LangChainExtractor, Strategy
 from revos.extraction.extractor import open_extractors
 from revos.loading import load_config
 from revos.policy import Ask, Held, Now, Rules, State, Way
+from revos.process import Birthplace, birthplace
 from revos.redact import forget_values
 from revos.refresher import Refresher
 from revos.status import Health, TokenStatus, health_of, status_of
@@ -109,7 +109,7 @@ class TokenManager:
         self._refresher: Refresher | None = None
         self._runtime: Runtime | None = None
         self._auth: BearerAuth | None = None
-        self._pid = os.getpid()
+        self._here: Birthplace = (True,)
         self._crash: Exception | None = None
         self._scopes: list[anyio.CancelScope] = []
         self._entered = False
@@ -136,7 +136,7 @@ class TokenManager:
         self._refresher = Refresher(
             _rules_of(self._config, ways), self._clock, self._random, self._on_held
         )
-        self._pid = os.getpid()
+        self._here = birthplace()
         self._loop_token = current_token()
         self._thread_id = threading.get_ident()
         self._task_id = anyio.get_current_task().id
@@ -162,6 +162,8 @@ class TokenManager:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._is_forked():
+            return  # Nothing here is the child's to close.
         if self._refresher is None:
             raise self._closed_error()
         if anyio.get_current_task().id != self._task_id:
@@ -196,7 +198,14 @@ class TokenManager:
 
     def is_background_service_running(self) -> bool:
         """Whether the block is entered and not left."""
-        return self._open
+        return self._is_open()
+
+    def _is_open(self) -> bool:
+        return self._open and not self._is_forked()
+
+    def _is_forked(self) -> bool:
+        """Whether all that is here belongs to the process that this one was forked from."""
+        return not self._here[0]
 
     def _left(self) -> bool:
         return self._entered and not self._open and self._crash is None
@@ -223,6 +232,8 @@ class TokenManager:
                 self._tasks.cancel_scope.cancel()
 
     def _has_usable(self) -> bool:
+        if self._is_forked():
+            raise self._closed_error()
         _, unusable_at, unusable_time = self._usable
         return self._monotonic() < unusable_at and self._time() < unusable_time
 
@@ -255,9 +266,14 @@ class TokenManager:
         :raises RevosClosedError: outside the block
         """
         token, unusable_at, unusable_time = self._usable
-        if token is not None and self._monotonic() < unusable_at and self._time() < unusable_time:
+        if (
+            token is not None
+            and self._monotonic() < unusable_at
+            and self._time() < unusable_time
+            and self._here[0]
+        ):
             return token.value
-        if not self._open:
+        if not self._is_open():
             raise self._closed_error()
         raise anyio.WouldBlock
 
@@ -376,7 +392,7 @@ class TokenManager:
 
     def health(self) -> Health:
         """A snapshot, from any thread."""
-        if not self._open or self._refresher is None:
+        if not self._is_open() or self._refresher is None:
             return Health("unhealthy", str(self._closed_error()))
         return health_of(self._state(), self._now(), periodic=self._refresher.rules.periodic)
 
@@ -386,13 +402,17 @@ class TokenManager:
         return self._state().consecutive_failures
 
     def _state(self) -> State:
-        return State() if self._refresher is None else self._refresher.state
+        if self._refresher is None or self._is_forked():
+            return State()
+        return self._refresher.state
 
     def _now(self) -> Now:
         return Now(self._monotonic(), self._time())
 
     def __repr__(self) -> str:
-        state = "open" if self._open else "not entered" if self._refresher is None else "closed"
+        state = (
+            "open" if self._is_open() else "not entered" if self._refresher is None else "closed"
+        )
         held = self._state().held
         return f"<TokenManager {state}, token {'none' if held is None else held.token.fingerprint}>"
 
@@ -412,13 +432,14 @@ class TokenManager:
         return await refresher.obtain(ask)
 
     def _fresh_nowait(self) -> AccessToken | None:
-        return None if self._refresher is None else self._refresher.fresh_nowait()
+        if self._refresher is None or self._is_forked():
+            return None
+        return self._refresher.fresh_nowait()
 
     async def _obtain_anywhere(self, ask: Ask) -> AccessToken:
         """As `_obtain`, from the task of any event loop: auth flows run where their client does."""
-        if not self._open or threading.get_ident() == self._thread_id:
+        if not self._is_open() or threading.get_ident() == self._thread_id:
             return await self._obtain(ask)
-        self._check_process()
         try:
             return await self._portal.call_async(self._obtain, ask)
         except (RuntimeError, CancelledError) as error:
@@ -431,9 +452,8 @@ class TokenManager:
         :raises RevosClosedError: outside the block
         :raises RevosTokenError: in the thread of that event loop, which would wait for itself
         """
-        if not self._open:
+        if not self._is_open():
             raise self._closed_error()
-        self._check_process()
         if threading.get_ident() == self._thread_id:
             raise RevosTokenError(
                 "this call waits, and in the thread of the event loop it would wait for itself: "
@@ -446,7 +466,7 @@ class TokenManager:
             raise
 
     def _report(self, event: policy.Event) -> None:
-        if not self._open or self._refresher is None:
+        if not self._is_open() or self._refresher is None:
             raise self._closed_error()
         if threading.get_ident() == self._thread_id:
             self._refresher.report(event)
@@ -461,12 +481,11 @@ class TokenManager:
     def _check_here(self) -> Refresher:
         """The refresher, where this task may wait for it.
 
-        :raises RevosClosedError: outside the block, or after a fork
+        :raises RevosClosedError: outside the block
         :raises RevosTokenError: in another event loop than the manager's
         """
-        if not self._open or self._refresher is None:
+        if not self._is_open() or self._refresher is None:
             raise self._closed_error()
-        self._check_process()
         if current_token() != self._loop_token:
             raise RevosTokenError(
                 "this TokenManager belongs to another event loop: enter one in each loop; from a "
@@ -474,25 +493,20 @@ class TokenManager:
             )
         return self._refresher
 
-    def _is_of_this_process(self) -> bool:
-        return os.getpid() == self._pid
-
-    def _check_process(self) -> None:
-        if not self._is_of_this_process():
-            raise RevosClosedError(
-                "this TokenManager was entered before a fork, and its event loop stayed in the "
-                "parent: enter one in the child"
-            )
-
     def _raise_if_closed(self, error: Exception) -> None:
         """The portal of a manager that is left is not running, or has cancelled the call."""
-        if not self._open or isinstance(error, CancelledError):
+        if not self._is_open() or isinstance(error, CancelledError):
             raise self._closed_error() from None
 
     def _closed_error(self) -> RevosClosedError:
         if self._refresher is None:
             return RevosClosedError(
                 "this TokenManager is not entered yet: use it inside `async with`"
+            )
+        if self._is_forked():
+            return RevosClosedError(
+                "this TokenManager was entered before a fork, and its event loop stayed in the "
+                "parent: enter one in the child"
             )
         return RevosClosedError("this TokenManager is closed: its block was left")
 

@@ -110,7 +110,7 @@ class TokenManager:
         self._runtime: Runtime | None = None
         self._auth: BearerAuth | None = None
         self._here: Birthplace = (True,)
-        self._crash: Exception | None = None
+        self._crash: BaseException | None = None
         self._scopes: list[anyio.CancelScope] = []
         self._entered = False
         self._open = False
@@ -225,7 +225,8 @@ class TokenManager:
             self._scopes.append(task_scope)
             try:
                 await task()
-            except Exception as error:  # noqa: BLE001 - whatever it is, `__aexit__` raises it
+            # `__aexit__` raises it. Trio raises the KeyboardInterrupt of a signal in any task.
+            except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001
                 forget_values(error)
                 self._crash = error
                 self._close()

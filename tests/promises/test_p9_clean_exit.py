@@ -4,6 +4,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 import threading
@@ -44,6 +45,16 @@ ON_DEMAND = {"enable_periodic_refresh": False}
 SECONDS_TO_LEAVE = 0.1
 
 NATIVE = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+
+
+@pytest.fixture(autouse=True)
+def quick_collections():
+    """A full collection of all that a whole run of the suite has made takes 0.15 s and more: what
+    is here already is left out, as seconds are counted.
+    """
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
@@ -555,6 +566,24 @@ def test_an_asyncio_timeout_around_the_block_is_a_timeout(run):
 
     run(main())
     assert seen == [0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends itself a POSIX signal")
+def test_control_c_while_the_manager_itself_runs_is_a_bare_keyboard_interrupt(run):
+    endpoint = ScriptedEndpoint()
+
+    def interrupt():
+        signal.raise_signal(signal.SIGINT)
+        return 200
+
+    endpoint.script = [interrupt]
+
+    async def main():
+        async with manager(endpoint):
+            await anyio.sleep_forever()
+
+    with pytest.raises(KeyboardInterrupt):
+        run(main)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends itself a POSIX signal")

@@ -113,7 +113,8 @@ class Attempt:
     """One run of an operation, cancelled at the checkpoint with that number (from 1), or never.
 
     Awaiting `attempt(function, *args)` runs the operation in a scope of its own, or in a task of
-    its own where it is cancelled as asyncio does it. Every checkpoint of the operation counts,
+    its own where it is cancelled as asyncio does it: once, or, by a stubborn one, at each later
+    checkpoint of its unwinding again. Every checkpoint of the operation counts,
     unless `count_later` or `watching` say otherwise.
 
     :ivar places: where it was suspended, one for each checkpoint that counts
@@ -122,7 +123,9 @@ class Attempt:
     :ivar seconds: from the cancellation to the end
     """
 
-    def __init__(self, cancel_at: int | None = None, *, native: bool = False) -> None:
+    def __init__(
+        self, cancel_at: int | None = None, *, native: bool = False, stubborn: bool = False
+    ) -> None:
         self.cancel_at = cancel_at
         self.places: list[Place] = []
         self.cancelled_in: Place | None = None
@@ -130,7 +133,8 @@ class Attempt:
         self.cancel_called = False
         self.seconds = 0.0
         self._cancelled_at = 0.0
-        self._native = native
+        self._native = native or stubborn
+        self._stubborn = stubborn
         self._counts = True
         self._watches_other = False
         self._at: Place = ()
@@ -199,6 +203,8 @@ class Attempt:
         self._at = place
         if self.cancel_called:
             self._answered.set()
+            if self._stubborn and self._cancel is not None:
+                self._cancel()
         if not self._watches_other:
             self._count(place)
 
@@ -268,31 +274,31 @@ Present = tuple[set[int], set[threading.Thread]]
 Trial = Callable[[Attempt], Awaitable[None]]
 
 
-async def cancel_everywhere(trial: Trial, *, native: bool = False, exact: bool = True) -> Sweep:
+async def cancel_everywhere(trial: Trial, *, exact: bool = True, **how: bool) -> Sweep:
     """Run a trial plainly, then cancelled at each checkpoint in turn, until it gets through.
 
     A trial sets up what the operation needs, awaits `attempt(operation)` once, and asserts what
     must hold then, cancelled or not. No trial may leave a task, a thread or a descriptor behind.
 
-    :param native: cancel as asyncio does it
     :param exact: each run visits the checkpoints of the plain one, up to where it is cancelled; not
         so where a kernel decides how many reads an answer takes
+    :param how: as for `Attempt`
     """
     with _fixed_schedule():
         # The first one makes what is made once for a loop or a process.
         before = await _present()
-        await trial(Attempt(native=native))
+        await trial(Attempt(**how))
         await _back_to(before, math.inf)
-        descriptors, plain = open_descriptors(), Attempt(native=native)
+        descriptors, plain = open_descriptors(), Attempt(**how)
         await _leaving_nothing(before, descriptors, trial, plain)
         sweep = Sweep(plain)
         while True:
             number = len(sweep.attempts) + 1
-            attempt = Attempt(number, native=native)
+            attempt = Attempt(number, **how)
             try:
                 await _leaving_nothing(before, descriptors, trial, attempt)
             except BaseException as error:
-                error.add_note(f"cancelled {number}th in {attempt.places[-1:]}, natively: {native}")
+                error.add_note(f"cancelled {number}th in {attempt.places[-1:]}, {how}")
                 raise
             if not attempt.cancel_called:
                 break

@@ -62,6 +62,28 @@ async def test_it_can_be_cancelled_as_asyncio_does_it():
     assert swept.count_in("shielded", "step") == len(swept.places) == 1
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize(("how", "steps"), [("native", 3), ("stubborn", 0)])
+async def test_a_stubborn_one_cancels_the_unwinding_too(how, steps):
+    unwound = []
+
+    async def unwind():
+        try:
+            await step()
+        finally:
+            unwound.append(0)
+            for _ in range(3):
+                await step()
+                unwound[-1] += 1
+
+    async def trial(attempt):
+        await attempt(unwind)
+
+    await cancel_everywhere(trial, **{how: True})
+
+    assert unwound[:3] == [3, 3, steps]  # The third run is cancelled first.
+
+
 async def test_a_cancellation_behind_a_shield_comes_too_late():
     async def shielded():
         with anyio.CancelScope(shield=True):

@@ -18,8 +18,7 @@ class Wire:
     """What the clients inside `in_use()` are connected to.
 
     Tokens are numbered. `accepts` says of each whether the API takes it; a chat completion is
-    answered with `completion`; `/refusing` is a token endpoint that knows no client. Heads and
-    bodies come in parts of their own.
+    answered with `completion`. Heads and bodies come in parts of their own.
 
     :ivar slowness: checkpoints before the answer of the token endpoint, beyond the one
     :ivar connections: those that are open
@@ -68,8 +67,6 @@ class Wire:
         if path == "/token":
             token = f"token-{self.token_requests}"
             return 200, {"access_token": token, "token_type": "Bearer", "expires_in": 3600}
-        if path.endswith("/refusing"):
-            return 401, {"error": "invalid_client"}
         if not self.accepts(authorization.removeprefix("bearer ")):
             return 401, {"error": "refused"}
         if path.endswith("/models"):

@@ -68,8 +68,11 @@ class TokenEndpoint:
     clock: Clock
     client_for_request: Callable[[], httpx.AsyncClient]
     is_own: bool
-    # One thread: a secret file that never answers holds one, not one for each attempt.
-    limiter: anyio.CapacityLimiter = field(factory=lambda: anyio.CapacityLimiter(1))
+    # One thread each: a secret file that never answers holds one, not one for each attempt, and
+    # none that the other way needs.
+    limiters: Mapping[Way, anyio.CapacityLimiter] = field(
+        factory=lambda: {way: anyio.CapacityLimiter(1) for way in Way}
+    )
     _warned: set[str] = field(factory=set, init=False)
 
     @classmethod
@@ -111,7 +114,7 @@ class TokenEndpoint:
         request: TokenRequest | None = None
         with self.clock.move_on_after(seconds):
             try:
-                built = await run_in_thread(self._build, source, limiter=self.limiter)
+                built = await run_in_thread(self._build, source, limiter=self.limiters[way])
             except (OSError, ValueError, RevosConfigurationError) as error:
                 outcome = oauth2.request_failure(
                     source.method, source.client_id, source.token_url, error

@@ -15,6 +15,7 @@ from typing import cast
 
 import anyio
 import httpx
+from anyio.lowlevel import cancel_shielded_checkpoint
 from attrs import define, field
 
 from revos import oauth2
@@ -31,6 +32,8 @@ from revos.token import fingerprint_of
 __all__ = ["TokenEndpoint"]
 
 audit = logging.getLogger("revos.audit")
+
+PARTS_AT_ONCE = 50
 
 
 class _Body(httpx.AsyncByteStream):
@@ -241,8 +244,11 @@ async def _read(response: httpx.Response) -> bytes:
 
     Whoever stops an async generator half-way leaves it to the garbage collector. So past the limit
     reading goes on into a cancellation, which ends all generators in between.
+
+    Of chunks of a byte each httpcore has ten thousand at hand before it waits for more, so in
+    between others get their turn (P11); shielded, for the same reason.
     """
-    body = bytearray()
+    body, parts = bytearray(), 0
     with anyio.CancelScope() as scope:
         # Not `aiter_raw`, which has nothing left to give where a mock transport made the answer.
         async for part in cast("AsyncIterable[bytes]", response.stream):
@@ -250,4 +256,7 @@ async def _read(response: httpx.Response) -> bytes:
                 body += part
             else:
                 scope.cancel()
+            parts += 1
+            if parts % PARTS_AT_ONCE == 0:
+                await cancel_shielded_checkpoint()
     return bytes(body[: oauth2.MAX_BODY + 1])

@@ -5,14 +5,20 @@ The traffic is real; time is turned by hand.
 """
 
 import json
+from email.utils import formatdate
 
+import anyio
 import pytest
 from attrs import frozen
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from sockets import (
     RawEndpoint,
+    closed_port,
     http_answer,
     raw_server,
     then_closed,
+    then_nothing,
     then_reset,
     token_body,
 )
@@ -277,3 +283,279 @@ async def test_the_fallback_follows_in_the_same_cycle(row):
     assert endpoint.pauses == [*PAUSES[: row.attempts - 1], 0]
     assert token == f"token-{row.attempts + 1}"
     assert state == "degraded"
+
+
+# What no answer leads to.
+
+
+async def test_a_refused_connection_is_tried_again_until_somebody_listens():
+    clock, port = ManualClock(), closed_port()
+    endpoint = RawEndpoint(clock=clock)
+
+    async with manager_at(port, clock) as tm:
+        began_at = clock.monotonic()
+        error = await outcome_over_sockets(tm, clock)
+        seconds = clock.monotonic() - began_at
+        clock.turn(error.retry_after)
+        async with raw_server(endpoint, port):
+            token = await tm.get_token()
+
+    assert (error.attempts, error.status_code, error.temporary) == (3, None, True)
+    assert (seconds, error.retry_after) == (sum(PAUSES), RETRY_AFTER)
+    assert f"no answer (ConnectError: {error.__cause__}): {CHECK_NETWORK}" in str(error)
+    assert "connect" in str(error.__cause__)
+    assert token == "token-1"
+
+
+async def test_the_fallback_follows_a_refused_connection():
+    clock = ManualClock()
+    endpoint = RawEndpoint(clock=clock)
+
+    async with raw_server(endpoint) as port:
+        url = f"http://127.0.0.1:{port}/token"
+        async with manager_at(closed_port(), clock, fallback_token_url=url) as tm:
+            began_at = clock.monotonic()
+            token = await outcome_over_sockets(tm, clock)
+            seconds = clock.monotonic() - began_at
+
+    assert (token, seconds) == ("token-1", sum(PAUSES))
+
+
+async def test_an_answer_that_never_comes_is_asked_for_again_as_often_as_the_cycle_has_time():
+    clock, errors = ManualClock(), []
+    endpoint = RawEndpoint([then_nothing] * 2, clock)
+
+    async def ask(tm):
+        try:
+            await tm.get_token()
+        except RevosAuthenticationError as error:
+            errors.append(error)
+
+    async with raw_server(endpoint) as port, manager_at(port, clock) as tm:
+        began_at = clock.monotonic()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, tm)
+            while not errors:
+                await anyio.sleep(0.001)
+                clock.turn(0.25)
+        seconds = clock.monotonic() - began_at
+        clock.turn(errors[0].retry_after)
+        token = await tm.get_token()
+
+    error = errors[0]
+    assert 60 <= seconds <= 61
+    assert (error.attempts, error.status_code, error.temporary) == (2, None, True)
+    assert "no answer in time (TimeoutError: no complete answer within" in str(error)
+    assert "check request_timeout, network and proxy" in str(error)
+    assert type(error.__cause__) is TimeoutError
+    assert (token, endpoint.count) == ("token-3", 3)
+
+
+# A request that can't be built.
+
+BY = {
+    "client_secret_file": {"client_secret": None},
+    "private_key_file": {"client_secret": None, "auth_method": "private_key_jwt"},
+}
+
+
+UNBUILDABLE = pytest.mark.parametrize(
+    ("setting", "content", "words", "temporary"),
+    [
+        ("client_secret_file", None, "No such file", True),
+        ("client_secret_file", b"", "is empty", False),
+        ("client_secret_file", b"\n", "is empty", False),
+        ("client_secret_file", b"T0KEN\xff", "is not UTF-8 text", False),
+        ("private_key_file", None, "No such file", True),
+        ("private_key_file", b"", "is empty", False),
+        ("private_key_file", b"\xff\xfe", "is not UTF-8 text", False),
+        ("private_key_file", b"T0KEN", "private_key_file", False),
+        ("private_key_file", b"-----BEGIN PRIVATE KEY-----\nT0KE", "private_key_f", False),
+    ],
+    ids=[
+        *("no-secret", "empty-secret", "blank-secret", "secret-not-utf8"),
+        *("no-key", "empty-key", "key-not-utf8", "not-a-key", "half-a-key"),
+    ],
+)
+
+
+GOOD = {
+    "client_secret_file": b"s3cret\n",
+    "private_key_file": rsa.generate_private_key(65537, 2048).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    ),
+}
+
+
+def written(path, content):
+    if content is not None:
+        path.write_bytes(content)
+    return str(path)
+
+
+@UNBUILDABLE
+async def test_a_request_that_cannot_be_built_is_not_sent_and_the_next_good_file_heals(
+    tmp_path, setting, content, words, temporary
+):
+    clock = ManualClock()
+    endpoint = RawEndpoint(clock=clock)
+    path = tmp_path / "credential"
+    settings = BY[setting] | {setting: written(path, content)}
+
+    async with raw_server(endpoint) as port, manager_at(port, clock, **settings) as tm:
+        error = await outcome_over_sockets(tm, clock)
+        asked = endpoint.count
+        path.write_bytes(GOOD[setting])
+        clock.turn(error.retry_after)
+        token = await tm.get_token()
+
+    assert type(error) is RevosAuthenticationError
+    assert (asked, error.attempts, error.retry_after) == (0, 1, RETRY_AFTER)
+    assert (error.status_code, error.error, error.temporary) == (None, None, temporary)
+    assert "was not asked: no request for client id 'client-7' can be built" in str(error)
+    assert f"check {setting.removesuffix('_file')}" in str(error)
+    assert words in str(error)
+    assert "T0K" not in str(error)
+    assert token == "token-1"
+
+
+@UNBUILDABLE
+async def test_the_fallback_follows_a_request_that_cannot_be_built(
+    tmp_path, setting, content, words, temporary
+):
+    clock = ManualClock()
+    endpoint = RawEndpoint(clock=clock)
+    settings = BY[setting] | {
+        setting: written(tmp_path / "credential", content),
+        "fallback_auth_method": "client_secret_basic",
+        "fallback_client_secret": "other",
+    }
+
+    async with raw_server(endpoint) as port, manager_at(port, clock, **settings) as tm:
+        began_at = clock.monotonic()
+        token = await outcome_over_sockets(tm, clock)
+
+    assert (token, endpoint.methods) == ("token-1", ["basic"])
+    assert endpoint.moments == [began_at]
+
+
+# Retry-After.
+
+
+def at(seconds):
+    """A date as it is so many seconds after the begin of a `ManualClock`."""
+    return formatdate(ManualClock().time() + seconds, usegmt=True)
+
+
+def busy(status, *values):
+    return http_answer(b"", f"{status} Busy", *(f"Retry-After: {value}" for value in values))
+
+
+@pytest.mark.parametrize(
+    ("values", "pause"),
+    [
+        (["7"], 7),
+        (["10"], 10),
+        (["1.5"], 1.5),
+        (["0"], 0),
+        ([at(7)], 7),
+        ([at(0)], 0),
+        ([at(-86_400)], 0),
+        (["Sun, 06 Nov 1994 08:49:37 GMT"], 0),
+        # What says nothing leaves the ordinary pause.
+        ([""], 0.75),
+        (["-5"], 0.75),
+        (["soon"], 0.75),
+        (["1e9"], 0.75),
+        (["0x10"], 0.75),
+        (["5 seconds"], 0.75),
+        (["Wed, 99 Foo 2020 99:99:99 GMT"], 0.75),
+        (["5", "6"], 0.75),
+    ],
+)
+async def test_a_retry_after_of_ten_seconds_is_waited_for(values, pause):
+    clock = ManualClock()
+    endpoint = RawEndpoint([busy(503, *values)], clock)
+
+    async with raw_server(endpoint) as port, manager_at(port, clock) as tm:
+        token = await outcome_over_sockets(tm, clock)
+
+    assert (token, endpoint.pauses) == ("token-2", [pause])
+
+
+@pytest.mark.parametrize(
+    ("status", "value", "pause"),
+    [
+        (503, "11", 11),
+        (429, "10.5", 10.5),
+        (503, at(90), 90),
+        (503, "300", 300),
+        (503, "31536000", 300),
+        (503, at(365 * 86_400), 300),
+        (503, "Fri, 31 Dec 9999 23:59:59 GMT", 300),
+        (503, "9" * 5_000, 300),
+        (401, "120", 120),
+        (302, "120", 120),
+        (200, "120", 120),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+async def test_a_longer_one_ends_the_attempts_and_is_the_pause_up_to_five_minutes(
+    status, value, pause
+):
+    clock = ManualClock()
+    endpoint = RawEndpoint([busy(status, value)], clock)
+
+    async with raw_server(endpoint) as port, manager_at(port, clock) as tm:
+        error = await outcome_over_sockets(tm, clock)
+        clock.turn(pause - 0.01)
+        with pytest.raises(RevosAuthenticationError) as held:
+            await tm.get_token(force_refresh=True)
+        clock.turn(0.02)
+        token = await tm.get_token()
+
+    assert (error.attempts, error.status_code) == (1, status)
+    assert error.retry_after == pytest.approx(pause)
+    assert held.value.retry_after == pytest.approx(0.01)
+    assert (token, endpoint.count) == ("token-2", 2)
+
+
+async def test_the_fallback_does_not_wait_for_the_retry_after_of_the_primary():
+    clock = ManualClock()
+    endpoint = RawEndpoint([busy(503, "31536000")], clock)
+
+    async with raw_server(endpoint) as port, manager_at(port, clock, **WITH_FALLBACK) as tm:
+        token = await outcome_over_sockets(tm, clock)
+
+    assert (token, endpoint.methods, endpoint.pauses) == ("token-2", ["post", "basic"], [0])
+
+
+# Answers that look odd and are good.
+
+TEN_YEARS = 10 * 365 * 86_400
+
+
+@pytest.mark.parametrize(
+    ("expires_in", "lifetime"),
+    [
+        ("1", 1),
+        ("60.5", 60.5),
+        ('"60"', 60),
+        ('"60.5"', 60.5),
+        ("1e3", 1_000),
+        ("1e308", TEN_YEARS),
+        ("1" + "0" * 400, TEN_YEARS),
+        ('"' + "9" * 400 + '"', TEN_YEARS),
+        ("null", 3_600),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+async def test_a_lifetime_is_read_and_is_ten_years_at_most(expires_in, lifetime):
+    clock = ManualClock()
+    body = f'{{"access_token": "T0KEN", "token_type": "bEaReR", "expires_in": {expires_in}}}'
+    endpoint = RawEndpoint([http_answer(body.encode())], clock)
+
+    async with raw_server(endpoint) as port, manager_at(port, clock) as tm:
+        token = await tm.refresh()
+
+    assert token.expires_at.timestamp() - clock.time() == pytest.approx(lifetime)

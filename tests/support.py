@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
@@ -33,15 +33,19 @@ TOKEN_URL = "http://127.0.0.1:9/token"
 BASE_URL = "http://127.0.0.1:9/v1"
 
 
-async def settle() -> None:
+async def let_run() -> None:
+    for _ in range(30):
+        await checkpoint()
+
+
+async def settle(let_run: Callable[[], Awaitable[None]] = let_run) -> None:
     """Let every task run until it waits for something else than a worker thread.
 
     Not for tests that keep worker threads busy: it would wait for them.
     """
     while True:
         # On asyncio AnyIO naps for 0.1 s where a task can still run, so let most run before.
-        for _ in range(30):
-            await checkpoint()
+        await let_run()
         await anyio.wait_all_tasks_blocked()
         if not any(_waits_for_thread(task.coro) for task in anyio.get_running_tasks()):
             return

@@ -137,6 +137,7 @@ class Attempt:
         self._stubborn = stubborn
         self._counts = True
         self._watches_other = False
+        self._watched_now = 0
         self._at: Place = ()
         self._cancel: Callable[[], object] | None = None
         self._answered = threading.Event()
@@ -148,6 +149,7 @@ class Attempt:
         self.seconds = time.perf_counter() - self._cancelled_at
         self._counts = False
         self._answered.set()
+        assert self._watched_now == 0, "a part of the operation goes on without it"
         # What has been told of its cancellation did not go on.
         assert not (self.finished and self.cancelled_in is not None), self.cancelled_in
         assert self.finished or self.cancel_called
@@ -193,9 +195,13 @@ class Attempt:
 
         async def watched(*args: Any, **options: Any) -> Any:
             coroutine = function(*args, **options)
-            if _part_of.get() is self:
+            if _part_of.get() is not self:
+                return await coroutine
+            self._watched_now += 1
+            try:
                 return await _Driven(coroutine, self._count, lambda _: None)
-            return await coroutine
+            finally:
+                self._watched_now -= 1
 
         return watched
 

@@ -226,6 +226,20 @@ async def test_a_part_of_the_operation_is_watched_in_another_task_and_in_another
     assert swept.too_late == []
 
 
+async def test_a_part_that_goes_on_after_the_operation_is_found():
+    async with anyio.create_task_group() as tasks:
+
+        async def trial(attempt):
+            async def leave_behind():
+                tasks.start_soon(attempt.watching(walk))
+                await step()
+
+            await attempt(leave_behind)
+
+        with pytest.raises(AssertionError, match="goes on without it"):
+            await cancel_everywhere(trial)
+
+
 async def test_a_place_shows_through_async_generators():
     async def numbers():
         await step()

@@ -133,6 +133,13 @@ def _install_litellm(session: nox.Session, place: Path) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Faults at the TCP level until the time is over: `-- MINUTES [--seed N]`, one where none."""
+    _install(session, "tests")
+    session.run("python", "tests/soak.py", *session.posargs)
+
+
+@nox.session
 def quick(session: nox.Session) -> None:
     """What speed costs, as counts and ratios in one run."""
     _install(session, "tests")

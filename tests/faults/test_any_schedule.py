@@ -58,11 +58,14 @@ SETTINGS = st.builds(
     request_timeout=st.sampled_from([30.0, 5.0, 0.25, 300.0]),
     refresh_interval=st.sampled_from([2700.0, 30.0, 86_400.0]),
     buffer=st.sampled_from([300.0, 0.0]),
+    gateway=st.sampled_from(["accepts", "accepts", "refuses"]),
     seed=st.integers(0, 1000),
 )
 SCHEDULE = st.lists(st.sampled_from(EVENTS), min_size=1, max_size=60)
 # A cycle of the fallback that ends before it begins: rare, and it has to occur in each run.
 TOLD_OFF = [Answers("503 for an hour"), Hold("head"), Call("force"), Call("force the fallback")]
+# Delays of 1 s and 2 s.
+REFUSED = [Request(0), Pass(1.5), Request(0), Pass(1.5), Request(0), Pass(1.0), Request(0)]
 # An event, and what the policy may decide on it: each of them has to occur.
 DECIDED = {
     (policy.Ask, policy.Give),
@@ -113,6 +116,7 @@ def test_in_any_schedule_every_promise_is_kept_and_every_decision_occurs(play):
         print_blob=False,
     )
     @hypothesis.example(Settings(), TOLD_OFF)
+    @hypothesis.example(Settings(gateway="refuses"), REFUSED)
     @hypothesis.given(SETTINGS, SCHEDULE)
     def keep(settings, events):
         play(settings, events)

@@ -123,7 +123,15 @@ async def complete(
 
 
 # What LangChain and the OpenAI client make of an answer that is no chat completion.
-_MALFORMED = (ValueError, TypeError, KeyError, AttributeError, IndexError, UserWarning)
+_MALFORMED = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    RecursionError,
+    UserWarning,
+)
 
 
 def _held_by(llm: ChatOpenAI) -> str:

@@ -178,11 +178,12 @@ class BearerAuth(httpx.Auth):
             del self._consumer.replays[key]
 
     def _ask_again(self, token: AccessToken) -> Ask:
-        if token.value in list(self._consumer.replays.values()):
+        consumer, value = self._consumer, token.value
+        if value != consumer.refusals.counted and value in list(consumer.replays.values()):
             # Refused while a replay with this very token is out: as good as that one's refusal,
             # which may be slow. Else each request in between would cost a refresh.
             self._note_replay(token, refused=True)
-        return Ask(superseding=token.value, not_before_at=self._consumer.refusals.until_at)
+        return Ask(superseding=value, not_before_at=consumer.refusals.until_at)
 
     def _may_replay(self, request: Any, token: AccessToken, newer: AccessToken) -> bool:
         """Without a replay nobody learns whether the newer token is accepted, so none counts as

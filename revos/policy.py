@@ -522,8 +522,7 @@ class Refusals:
 
     :ivar delay: seconds of the delay that runs, 0 where none does
     :ivar until_at: its end; before it this consumer causes no refresh
-    :ivar counted: the value of the last token whose refusal was counted: a thousand replays that
-        are refused together count once
+    :ivar counted: the value of the last token whose refusal was counted
     """
 
     delay: float = 0.0
@@ -534,9 +533,11 @@ class Refusals:
 def replay_refused(refusals: Refusals, value: str, current: str | None, now_at: float) -> Refusals:
     """A replay with the token `value` was refused: the delay starts, or doubles.
 
-    Only the refusal of the `current` token says something about the next one.
+    While it runs, only the refusal of a newer token says more: a thousand replays that are refused
+    together count once. When it is over each counts: the endpoint may give the same token again,
+    and others may have replaced the refused one before its replay was answered.
     """
-    if value != current or value == refusals.counted:
+    if now_at < refusals.until_at and (value != current or value == refusals.counted):
         return refusals
     delay = min(2 * refusals.delay or FIRST_PAUSE, LONGEST_PAUSE)
     return Refusals(delay, now_at + delay, value)

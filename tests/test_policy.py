@@ -1252,10 +1252,25 @@ def test_replays_that_are_refused_together_count_once():
 
 
 @pytest.mark.parametrize("current", ["t2", None])
-def test_the_refusal_of_a_token_that_is_not_held_any_more_says_nothing(current):
-    refusals = Refusals()
+def test_during_the_delay_the_refusal_of_a_token_that_is_not_held_any_more_says_nothing(current):
+    refusals = replay_refused(Refusals(), "t0", "t0", 100.0)
 
-    assert replay_refused(refusals, "t1", current, 100.0) is refusals
+    assert replay_refused(refusals, "t1", current, 100.5) is refusals
+
+
+@pytest.mark.parametrize("current", ["t2", None])
+def test_the_refusal_of_a_token_that_others_have_replaced_starts_a_delay(current):
+    assert replay_refused(Refusals(), "t1", current, 100.0) == Refusals(1.0, 101.0, "t1")
+
+
+def test_the_same_token_that_is_refused_after_the_delay_counts_again():
+    refusals, delays = Refusals(), []
+
+    for _ in range(8):
+        refusals = replay_refused(refusals, "t1", "t1", max(refusals.until_at, 100.0))
+        delays.append(refusals.delay)
+
+    assert delays == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
 def test_an_accepted_replay_clears_the_delay():

@@ -19,7 +19,7 @@ from attrs import define, field
 
 from revos.errors import RevosConfigurationError, RevosError
 from revos.http_headers import asks_for_new_token
-from revos.policy import Ask, Refusals, replay_accepted, replay_refused
+from revos.policy import Ask, Refusals, replay_accepted, replay_refused, untried_accepted
 from revos.token import AccessToken
 
 if TYPE_CHECKING:
@@ -197,9 +197,10 @@ class BearerAuth(httpx.Auth):
         return False
 
     def _note_accepted(self, token: AccessToken) -> None:
-        if token.value == self._consumer.untried:
-            self._consumer.untried = None
-            self._note_replay(token, refused=False)
+        consumer = self._consumer
+        if token.value == consumer.untried:
+            consumer.untried = None
+            consumer.refusals = untried_accepted(consumer.refusals)
 
     def _note_replay(self, token: AccessToken, *, refused: bool) -> None:
         consumer, manager = self._consumer, self._manager

@@ -61,6 +61,7 @@ __all__ = [
     "replay_accepted",
     "replay_refused",
     "step",
+    "untried_accepted",
 ]
 
 NEVER = -math.inf
@@ -546,3 +547,12 @@ def replay_refused(refusals: Refusals, value: str, current: str | None, now_at: 
 def replay_accepted() -> Refusals:
     """A replay of this consumer was accepted: nothing stands against it any more."""
     return Refusals()
+
+
+def untried_accepted(refusals: Refusals) -> Refusals:
+    """The token that no replay could try serves a request: the first delay ends early.
+
+    Only the first, and the next is double: a gateway may refuse one kind of request for good and
+    accept others in turn.
+    """
+    return evolve(refusals, until_at=NEVER) if refusals.delay <= FIRST_PAUSE else refusals

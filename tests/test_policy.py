@@ -36,6 +36,7 @@ from revos.policy import (
     replay_accepted,
     replay_refused,
     step,
+    untried_accepted,
 )
 
 PRIMARY, FALLBACK = Way.PRIMARY, Way.FALLBACK
@@ -1278,6 +1279,16 @@ def test_an_accepted_replay_clears_the_delay():
 
     assert replay_accepted() == Refusals()
     assert replay_refused(replay_accepted(), "t1", "t1", 200.0) == evolve(refused, until_at=201.0)
+
+
+def test_a_token_that_no_replay_could_try_ends_the_first_delay_and_no_other():
+    first = replay_refused(Refusals(), "t1", "t1", 100.0)
+    ended = untried_accepted(first)
+    second = replay_refused(ended, "t2", "t2", 100.0)
+
+    assert ended == evolve(first, until_at=-math.inf)
+    assert (second.delay, second.until_at) == (2.0, 102.0)
+    assert untried_accepted(second) is second
 
 
 # P10: secrets stay inside.

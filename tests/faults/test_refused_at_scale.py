@@ -123,3 +123,26 @@ async def test_a_slow_replay_does_not_keep_a_revoked_token_longer_than_its_delay
 
     assert statuses == [401, 200]
     assert endpoint.count == 3
+
+
+# Refused for good in turn with accepted requests of the same consumer.
+
+
+async def test_streamed_bodies_refused_in_turn_with_accepted_requests_cost_few_refreshes():
+    endpoint, clock, statuses = ScriptedEndpoint(1e6), ManualClock(), []
+
+    async def answer(request):
+        return httpx.Response(401 if request.url.path == "/v1/refused" else 200, request=request)
+
+    async with (
+        manager(endpoint, clock, token=ON_DEMAND) as tm,
+        httpx.AsyncClient(transport=Answering(answer), auth=tm.auth, base_url=BASE_URL) as http,
+    ):
+        for _ in range(1_000):
+            statuses.append((await http.post("/refused", content=Parts())).status_code)
+            statuses.append((await http.get("/accepted")).status_code)
+            clock.now_monotonic += 0.01
+
+    assert statuses == [401, 200] * 1_000
+    # The first delay is ended by the request that the token serves.
+    assert endpoint.count - 1 <= most_refreshes(10) + 1

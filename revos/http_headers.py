@@ -14,11 +14,15 @@ __all__ = ["asks_for_new_token", "challenge_error", "retry_after_of"]
 _YEAR = 365 * 86_400  # seconds
 
 
-def retry_after_of(value: str | None, now: float | None = None) -> float | None:
+def retry_after_of(
+    value: str | None, now: float | None = None, date: str | None = None
+) -> float | None:
     """The seconds to wait that a `Retry-After` header tells (RFC 9110 §10.2.3), 0 to a year.
 
     :param value: seconds or a date, or None
     :param now: seconds since the epoch; without it a date tells nothing
+    :param date: the `Date` of the same response: where it can be read it counts in place of `now`,
+        since the clock of this machine may be wrong
 
     >>> retry_after_of("120"), retry_after_of("Thu, 01 Jan 1970 00:01:00 GMT", now=50)
     (120.0, 10.0)
@@ -28,13 +32,21 @@ def retry_after_of(value: str | None, now: float | None = None) -> float | None:
         return min(float(text), float(_YEAR))
     if now is None:
         return None
+    until, said_at = _seconds_of(text), _seconds_of(date or "")
+    if until is None:
+        return None
+    seconds = until - (now if said_at is None else said_at)
+    return min(max(0.0, seconds), float(_YEAR))
+
+
+def _seconds_of(date: str) -> float | None:
+    """The seconds since the epoch of an HTTP date, or None where it is none."""
     try:
-        date = parsedate_to_datetime(text)
+        read = parsedate_to_datetime(date)
         # The oldest of the three formats has no zone; all of them are in UTC.
-        seconds = date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now
+        return read.replace(tzinfo=read.tzinfo or UTC).timestamp()
     except Exception:  # noqa: BLE001 - it raises whatever it stumbles over.
         return None
-    return min(max(0.0, seconds), float(_YEAR))
 
 
 # A list of challenges (RFC 9110 §11.6.1): a comma ends a parameter or a whole challenge, and only

@@ -245,7 +245,7 @@ def parse_response(
 
     :param headers: asked by lower-case names; `httpx.Headers` does
     :param body: undecoded, and at most a byte longer than `MAX_BODY`
-    :param now: seconds since the epoch, for a `Retry-After` that is a date
+    :param now: seconds since the epoch, for a `Retry-After` that is a date where `Date` is missing
     :param default_lifetime: seconds, where the server says none
 
     >>> app = Credential("client_secret_post", "https://auth.example/token", "app", "s3cret")
@@ -297,7 +297,7 @@ def parse_response(
         status_code=status,
         error=error,
         error_description=description,
-        retry_after=retry_after_of(headers.get("retry-after"), now),
+        retry_after=retry_after_of(headers.get("retry-after"), now, headers.get("date")),
         method=request.method,
     )
 

@@ -914,6 +914,17 @@ def test_a_date_without_a_zone_is_in_utc_wherever_the_host_is(monkeypatch):
     assert seconds == 90
 
 
+@pytest.mark.parametrize("wrong_by", [-86_400, -30, 0, 30, 86_400])
+def test_a_date_counts_from_the_date_of_the_response(wrong_by):
+    until, said_at = formatdate(NOW + 7, usegmt=True), formatdate(NOW, usegmt=True)
+
+    assert retry_after_of(until, NOW + wrong_by, said_at) == 7
+
+
+def test_a_date_of_the_response_that_is_none_does_not_count():
+    assert retry_after_of(formatdate(NOW + 7, usegmt=True), NOW, "yesterday") == 7
+
+
 def test_a_date_tells_nothing_without_the_time():
     assert (retry_after_of(formatdate(NOW, usegmt=True)), retry_after_of("5")) == (None, 5)
 

@@ -11,6 +11,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from functools import partial
+from threading import Lock
 from typing import cast
 
 import anyio
@@ -71,11 +72,8 @@ class TokenEndpoint:
     clock: Clock
     client_for_request: Callable[[], httpx.AsyncClient]
     is_own: bool
-    # One thread each: a secret file that never answers holds one, not one for each attempt, and
-    # none that the other way needs.
-    limiters: Mapping[Way, anyio.CapacityLimiter] = field(
-        factory=lambda: {way: anyio.CapacityLimiter(1) for way in Way}
-    )
+    # Of each way: a secret file that never answers holds one thread, not one for each attempt.
+    building: Mapping[Way, Lock] = field(factory=lambda: {way: Lock() for way in Way}, repr=False)
     _warned: set[str] = field(factory=set, init=False)
 
     @classmethod
@@ -117,7 +115,7 @@ class TokenEndpoint:
         request: TokenRequest | None = None
         with self.clock.move_on_after(seconds):
             try:
-                built = await run_in_thread(self._build, source, limiter=self.limiters[way])
+                built = await run_in_thread(self._build, way)
             except (OSError, ValueError, RevosConfigurationError) as error:
                 outcome = oauth2.request_failure(
                     source.method, source.client_id, source.token_url, error
@@ -140,11 +138,17 @@ class TokenEndpoint:
     def _now(self) -> Now:
         return Now(self.clock.monotonic(), self.clock.time())
 
-    def _build(self, source: CredentialSource) -> tuple[TokenRequest, httpx.AsyncClient]:
+    def _build(self, way: Way) -> tuple[TokenRequest, httpx.AsyncClient]:
         """What to send, and the client that sends it."""
-        request = oauth2.build_request(
-            source.read(self._warned), self.parameters, now=self.clock.time(), jti=uuid.uuid4().hex
-        )
+        if not self.building[way].acquire(blocking=False):
+            raise TimeoutError("an earlier attempt still waits for its file")
+        try:
+            credential = self.sources[way].read(self._warned)
+            request = oauth2.build_request(
+                credential, self.parameters, now=self.clock.time(), jti=uuid.uuid4().hex
+            )
+        finally:
+            self.building[way].release()
         return request, self.client_for_request()
 
     async def _send(

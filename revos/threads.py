@@ -21,17 +21,15 @@ Ts = TypeVarTuple("Ts")
 async def run_in_thread(
     function: Callable[[*Ts], T],
     *args: *Ts,
-    limiter: anyio.CapacityLimiter | None = None,
     abandon: bool = True,
 ) -> T:
     """What the function returns; it runs in a thread of AnyIO's, outside the shared limit.
 
-    :param limiter: a limit of the caller's own; none where None
     :param abandon: leave the thread to itself on cancellation, in place of waiting for it
     """
     return await to_thread.run_sync(
         function,
         *args,
         abandon_on_cancel=abandon,
-        limiter=limiter if limiter is not None else anyio.CapacityLimiter(1),
+        limiter=anyio.CapacityLimiter(1),
     )

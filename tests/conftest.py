@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import pytest
+from support import HungDisk
 
 BACKENDS = ("asyncio", "uvloop", "trio")
 
@@ -25,6 +26,14 @@ def _needs(module):
 )
 def anyio_backend(request):
     return request.param
+
+
+@pytest.fixture
+def hung_disk(monkeypatch):
+    """Secret files whose reading hangs, up to the end of the test where nobody releases it."""
+    disk = HungDisk(monkeypatch)
+    yield disk
+    disk.release()
 
 
 def pytest_addoption(parser):

@@ -150,14 +150,19 @@ async def outcome_over_sockets(tm: TokenManager, clock: ManualClock) -> str | Re
 
 
 class HungDisk:
-    """In place of the reading of secret files: each read hangs until `release`."""
+    """In place of the reading of secret files: each read hangs until `release`.
+
+    :ivar begun: the files whose reading began
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun: list[str] = []
         self._released = threading.Event()
         self._read = credentials.read_secret_file
         monkeypatch.setattr(credentials, "read_secret_file", self)
 
     def __call__(self, path: str) -> object:
+        self.begun.append(path)
         self._released.wait()
         return self._read(path)
 

@@ -3,7 +3,6 @@ nothing that an endpoint does now and then prolongs it, and nobody who waits has
 """
 
 import contextlib
-import os
 import time
 
 import anyio
@@ -152,18 +151,9 @@ async def test_no_proxy_holds_a_request_past_its_deadline(monkeypatch, answer):
     assert_timed_out(seconds, error)
 
 
-@pytest.fixture
-def unread_file(tmp_path):
-    """The path of a file that nobody gets to read; who tries is let go in the end."""
-    fifo = tmp_path / "secret"
-    os.mkfifo(fifo)
-    yield str(fifo)
-    os.close(os.open(fifo, os.O_RDWR | os.O_NONBLOCK))
-
-
-async def test_reading_the_secret_counts(unread_file):
+async def test_reading_the_secret_counts(hung_disk):
     clock = ManualClock()
-    settings = {"client_secret": None, "client_secret_file": unread_file, "max_retries": 1}
+    settings = {"client_secret": None, "client_secret_file": "never", "max_retries": 1}
 
     async with manager_at("http://127.0.0.1:9/token", clock, **settings) as tm:
         seconds, error = await seconds_on_the_clock(tm, clock)
@@ -174,12 +164,12 @@ async def test_reading_the_secret_counts(unread_file):
     assert error.temporary
 
 
-async def test_a_secret_file_that_hangs_leaves_the_fallback_its_thread(unread_file):
+async def test_a_secret_file_that_hangs_leaves_the_fallback_its_thread(hung_disk):
     clock, tokens = ManualClock(), []
     endpoint = RawEndpoint(clock=clock)
     settings = {
         "client_secret": None,
-        "client_secret_file": unread_file,
+        "client_secret_file": "never",
         "fallback_client_secret": "other",
     }
 

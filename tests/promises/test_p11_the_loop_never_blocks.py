@@ -6,9 +6,10 @@ import threading
 
 import anyio
 import pytest
-from support import HungDisk, ScriptedEndpoint, config
+from anyio import to_thread
+from support import ScriptedEndpoint, config
 
-from revos import TokenManager, endpoint, manager
+from revos import RevosAuthenticationError, TokenManager, endpoint, manager
 from revos.extraction import runtime
 
 
@@ -30,14 +31,7 @@ def threads_of(monkeypatch):
     return watch
 
 
-@pytest.fixture
-def disk(monkeypatch):
-    hung = HungDisk(monkeypatch)
-    yield hung
-    hung.release()
-
-
-async def test_the_loop_runs_on_while_a_secret_file_blocks(tmp_path, disk):
+async def test_the_loop_runs_on_while_a_secret_file_blocks(tmp_path, hung_disk):
     path = tmp_path / "secret"
     path.write_text("from-the-disk\n")
     token_endpoint = ScriptedEndpoint()
@@ -46,18 +40,50 @@ async def test_the_loop_runs_on_while_a_secret_file_blocks(tmp_path, disk):
     async with TokenManager(settings, http_client=token_endpoint.client()) as tm:
         await anyio.wait_all_tasks_blocked()  # The reader is stuck in its thread, and we are not.
         assert tm.health().reason == "no usable token yet"
-        disk.release()
+        hung_disk.release()
         await tm.get_token()
 
     assert b"client_secret=from-the-disk" in token_endpoint.requests[0].content
 
 
-async def test_leaving_does_not_wait_for_a_secret_file_that_blocks(disk):
+async def test_leaving_does_not_wait_for_a_secret_file_that_blocks(hung_disk):
     settings = config(client_secret=None, client_secret_file="secret")
 
     with anyio.fail_after(1):
         async with TokenManager(settings, http_client=ScriptedEndpoint().client()):
             await anyio.wait_all_tasks_blocked()
+
+
+async def test_a_secret_file_that_never_answers_holds_one_thread(hung_disk):
+    settings = config(client_secret=None, client_secret_file="never", request_timeout=0.05)
+    errors = []
+
+    async with TokenManager(settings, http_client=ScriptedEndpoint().client()) as tm:
+        for _ in range(3):
+            with pytest.raises(RevosAuthenticationError) as caught:
+                await tm.get_token()
+            errors.append(caught.value)
+            tm.reset()
+
+    assert hung_disk.begun == ["never"]
+    assert [error.temporary for error in errors] == [True, True, True]
+    assert "no complete answer within 0.05 s" in str(errors[0])
+    assert "an earlier attempt still waits for its file" in str(errors[1])
+
+
+async def test_a_token_is_fetched_although_the_code_of_others_holds_every_worker_thread():
+    limiter = to_thread.current_default_thread_limiter()
+    holders = [object() for _ in range(int(limiter.total_tokens))]
+    for holder in holders:
+        await limiter.acquire_on_behalf_of(holder)
+
+    with anyio.fail_after(5):
+        async with TokenManager(config(), http_client=ScriptedEndpoint().client()) as tm:
+            token = await tm.get_token()
+
+    for holder in holders:
+        limiter.release_on_behalf_of(holder)
+    assert token == "token-1"
 
 
 async def test_the_environment_is_read_in_a_thread(threads_of, monkeypatch, tmp_path):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
+import sys
+import traceback
 
+import anyio
 import httpx
 import httpx2
 import pytest
 import trustme
 from sockets import raw_server
-from support import config
+from support import ScriptedEndpoint, config, manager
 
 from revos import RevosAuthenticationError, RevosConfigurationError, TokenManager
-from revos.clients import make_client
+from revos.clients import make_client, ssl_context_for
 from revos.testing import Gateway, serve_gateway
 
 
@@ -51,7 +55,18 @@ async def test_a_token_request_to_elsewhere_goes_by_the_proxy_of_the_environment
     assert asked[0].startswith(b"CONNECT auth.example:443")
 
 
-@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "nonsense://user:pa55@127.0.0.1:9"])
+PROXIES = pytest.mark.parametrize(
+    "proxy",
+    [
+        "socks5://user:pa55@127.0.0.1:9",
+        "nonsense://user:pa55@127.0.0.1:9",
+        "http://user:pa55/word@127.0.0.1:9",
+        "http://user:pa55\x01@127.0.0.1:9",
+    ],
+)
+
+
+@PROXIES
 async def test_a_proxy_that_cannot_be_used_is_a_configuration_error_on_entering(monkeypatch, proxy):
     monkeypatch.setenv("ALL_PROXY", proxy)
 
@@ -59,7 +74,20 @@ async def test_a_proxy_that_cannot_be_used_is_a_configuration_error_on_entering(
         async with TokenManager(config()):
             pytest.fail("entered")
 
-    assert "pa55" not in str(caught.value)
+    assert "pa55" not in "".join(traceback.format_exception(caught.value))
+
+
+@PROXIES
+async def test_a_proxy_that_cannot_be_used_for_models_is_the_error_of_the_extractor(
+    monkeypatch, proxy
+):
+    async with manager(ScriptedEndpoint()) as tm:
+        monkeypatch.setenv("ALL_PROXY", proxy)
+        with pytest.raises(RevosConfigurationError, match="ALL_PROXY") as caught:
+            await tm.list_models()
+        assert await tm.get_token() == "token-1"
+
+    assert "pa55" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])
@@ -76,8 +104,6 @@ async def test_an_unusable_ca_file_is_a_configuration_error_on_entering(tmp_path
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 async def test_the_certificates_of_ca_file_are_trusted_and_others_are_not(tmp_path, host):
-    import ssl
-
     authority = trustme.CA()
     server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(host).configure_cert(server_side)
@@ -91,6 +117,62 @@ async def test_the_certificates_of_ca_file_are_trusted_and_others_are_not(tmp_pa
         async with TokenManager(gateway.config(max_retries=1)) as tm:
             with pytest.raises(RevosAuthenticationError, match="ca_file"):
                 await tm.get_token()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no Unix sockets")
+async def test_a_handshake_that_fails_on_a_unix_socket_is_a_failure_like_others(tmp_path):
+    path = tmp_path / "socket"
+    settings = config(token_url="https://auth.example/token", max_retries=1)
+
+    async def hang_up(stream):
+        await stream.aclose()
+
+    async with (
+        await anyio.create_unix_listener(path) as listener,
+        anyio.create_task_group() as tasks,
+        httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(path))) as http,
+    ):
+        tasks.start_soon(listener.serve, hang_up)
+        async with TokenManager(settings, http_client=http) as tm:
+            with pytest.raises(RevosAuthenticationError, match="no answer"):
+                await tm.get_token()
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("name", ["by-another-authority", "for-another-host"])
+async def test_with_ca_file_no_other_certificate_is_trusted(tmp_path, monkeypatch, name):
+    ours, theirs = trustme.CA(), trustme.CA()
+    issued = {
+        "by-another-authority": theirs.issue_cert("127.0.0.1"),
+        "for-another-host": ours.issue_cert("localhost.example"),
+    }
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    issued[name].configure_cert(server_side)
+    ours.cert_pem.write_to_path(str(tmp_path / "ours.pem"))
+    theirs.cert_pem.write_to_path(str(tmp_path / "theirs.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "theirs.pem"))
+
+    async with serve_gateway(Gateway(), ssl=server_side) as gateway:
+        settings = gateway.config(ca_file=str(tmp_path / "ours.pem"), max_retries=1)
+        async with TokenManager(settings) as tm:
+            with pytest.raises(RevosAuthenticationError, match="ca_file"):
+                await tm.get_token()
+
+    assert gateway.token_requests == 0
+
+
+def test_a_client_for_a_url_in_capitals_has_the_usual_authorities():
+    context = ssl_context_for(["http://127.0.0.1:9/token", "HTTPS://gateway.example"], None)
+
+    assert context.cert_store_stats()["x509_ca"] > 0
+
+
+def test_a_client_for_plain_http_trusts_no_certificate():
+    context = ssl_context_for(["http://127.0.0.1:9/token"], None)
+
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+    assert context.get_ca_certs() == []
 
 
 @pytest.mark.parametrize("kind", [httpx.AsyncClient, httpx2.AsyncClient, httpx2.Client])

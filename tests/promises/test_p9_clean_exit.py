@@ -202,6 +202,24 @@ async def test_a_thousand_who_wait_get_closed_errors_of_their_own_in_time():
     assert all(isinstance(error, anyio.ClosedResourceError) for error in errors)
 
 
+async def test_callers_who_came_a_moment_before_get_closed_errors_of_their_own():
+    errors, tm = [], manager(ScriptedEndpoint())
+
+    async def call():
+        with pytest.raises(RevosClosedError) as caught:
+            await tm.get_token()
+        errors.append(caught.value)
+
+    async with anyio.create_task_group() as tasks:
+        await tm.start_background_service()
+        for _ in range(20):
+            tasks.start_soon(call)
+        await checkpoint()
+        await tm.stop_background_service()
+
+    assert len({id(error) for error in errors}) == 20
+
+
 async def test_threads_and_other_loops_that_wait_get_the_closed_error():
     endpoint, api, errors = ScriptedEndpoint(), ScriptedApi(), []
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import anyio
 import httpx
 
 from revos.errors import RevosConfigurationError
@@ -108,5 +107,4 @@ class ConnectionGuard:
         if event == "connection.connect_tcp.complete":
             self._stream = info["return_value"]
         elif event == "connection.start_tls.failed" and self._stream is not None:
-            with anyio.move_on_after(CLOSING_SECONDS, shield=True):
-                await self._stream.aclose()
+            await self._stream.aclose()

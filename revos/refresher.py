@@ -158,7 +158,6 @@ class Refresher:
         for flight in self._flights.values():
             flight.outcome = error
             flight.done.set()
-        self._flights.clear()
 
 
 def _held_error(deny: policy.Deny) -> RevosAuthenticationError:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from contextlib import suppress
 from urllib.parse import parse_qs, quote
 
 import anyio
@@ -137,6 +138,24 @@ async def test_whatever_a_server_sends_back_nothing_leaks(answer):
 
     assert len(evidence.texts) > 100
     assert evidence.places_of(*SECRETS) == set()
+
+
+@pytest.mark.parametrize("content", [b"whole", iter([b"streamed"])], ids=["replayed", "streamed"])
+async def test_no_live_object_shows_the_tokens_of_a_request_that_was_refused(content):
+    tokens = iter([TOKEN, TOKEN[::-1]])
+    client = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: granted(next(tokens))))
+
+    with gathered() as evidence:
+        request = httpx.Request("POST", BASE_URL, content=content)
+        async with TokenManager(config(), http_client=client) as tm:
+            flow = tm.auth.async_auth_flow(request)
+            await flow.__anext__()
+            with suppress(StopAsyncIteration):
+                await flow.asend(httpx.Response(401, request=request))
+            look_at(tm, evidence)
+            await flow.aclose()
+
+    assert evidence.places_of(TOKEN, TOKEN[::-1]) == set()
 
 
 async def test_an_assertion_and_its_key_leak_nowhere(tmp_path):

@@ -14,7 +14,7 @@ import uvloop
 from anyio import to_thread
 from evidence import gathered
 from sockets import raw_server
-from support import TOKEN_URL, ManualClock, ScriptedApi, config, settle
+from support import BASE_URL, TOKEN_URL, ManualClock, ScriptedApi, config, settle
 
 from revos import BearerAuth, RevosError, TokenManager, blocking, get_token_info
 from revos.testing import Answer, serve_gateway

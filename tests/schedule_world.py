@@ -607,10 +607,10 @@ class Call:
 class Together:
     """Different calls in the same tick, before the loop takes its turn."""
 
-    whats: tuple[str, ...]
+    calls: tuple[str, ...]
 
     async def happen(self, world):
-        for what in self.whats:
+        for what in self.calls:
             world.call(what)
 
 

@@ -65,11 +65,12 @@ PLANTED = {
 }
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("named", PLANTED)
 def test_a_soak_finds_what_is_broken_on_purpose(backend, capsys, monkeypatch, named):
     monkeypatch.setattr(*PLANTED[named])
 
-    code, told = run(backend, capsys, seconds=20.0)
+    code, told = run(backend, capsys, seconds=50.0)
 
     assert code == 1
     assert named in told.splitlines()[-1]

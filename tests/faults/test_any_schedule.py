@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
+from typing import get_args
 
 import anyio
 import hypothesis
@@ -45,7 +46,7 @@ from revos import auth, policy
 from revos.broadcast import Broadcast
 from revos.refresher import Refresher
 
-NUMBER = int(os.environ.get("SCHEDULES", "700"))  # for each backend
+NUMBER = int(os.environ.get("SCHEDULES", "680"))  # for each backend
 SEED = int(os.environ.get("SCHEDULES_SEED", "1"))
 
 SETTINGS = st.builds(
@@ -63,7 +64,10 @@ SETTINGS = st.builds(
 )
 SCHEDULE = st.lists(st.sampled_from(EVENTS), min_size=1, max_size=60)
 # A cycle of the fallback that ends before it begins: rare, and it has to occur in each run.
-TOLD_OFF = [Answers("503 for an hour"), Hold("head"), Call("force"), Call("force the fallback")]
+TOLD_OFF = [
+    *(Answers("503 for an hour"), Hold("head")),
+    *(Call("force"), Call("force the fallback"), Release()),
+]
 # Delays of 1 s and 2 s.
 REFUSED = [Request(0), Pass(1.5), Request(0), Pass(1.5), Request(0), Pass(1.0), Request(0)]
 # An event, and what the policy may decide on it: each of them has to occur.
@@ -82,6 +86,13 @@ DECIDED = {
 }
 
 
+def test_no_event_and_no_decision_of_the_policy_is_left_out():
+    events, decisions = zip(*DECIDED, strict=True)
+
+    assert set(events) == set(get_args(policy.Event))
+    assert set(decisions) == set(get_args(policy.Decision))
+
+
 @pytest.fixture
 def play(anyio_backend, monkeypatch, tmp_path, caplog):
     """Plays a schedule in an event loop of its own, and counts what the policy decides."""
@@ -98,10 +109,11 @@ def play(anyio_backend, monkeypatch, tmp_path, caplog):
     def play(settings, events):
         if name == "trio":
             trio._core._run._r.seed(settings.seed)
+        play.times += 1
         world = World(settings, seen, tmp_path)
         anyio.run(world.run, events, backend=name, backend_options=options)
 
-    play.seen = seen
+    play.seen, play.times = seen, 0
     return play
 
 
@@ -129,6 +141,7 @@ def test_in_any_schedule_every_promise_is_kept_and_every_decision_occurs(play):
 
     decided = {(event.__name__, decision.__name__) for event, decision in DECIDED}
     assert set(play.seen) == decided
+    assert play.times >= NUMBER
 
 
 # The books find what is planted, or the test above could not fail.

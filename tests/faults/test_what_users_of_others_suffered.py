@@ -103,6 +103,7 @@ async def test_a_flow_that_nobody_closes_is_collected_and_holds_nothing(complain
         auth, request = tm.auth, httpx.Request("GET", BASE_URL)
 
         async def drop_half_way():
+            await anext(auth.async_auth_flow(request))
             flow = auth.async_auth_flow(request)
             await anext(flow)
             await flow.asend(httpx.Response(401, request=request))

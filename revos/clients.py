@@ -82,6 +82,9 @@ def ssl_context_for(urls: Iterable[str], ca_file: str | None) -> ssl.SSLContext:
         ) from None
 
 
+_HANDSHAKE_FAILED = frozenset(("connection.start_tls.failed", "proxy.start_tls.failed"))
+
+
 def hide_answer(event: str, info: dict[str, Any]) -> None:
     """A `trace` extension of httpcore, which logs `info` at DEBUG behind it: headers, and errors
     that quote what came, have no place there. A server may send back what it was sent.
@@ -106,5 +109,5 @@ class ConnectionGuard:
         hide_answer(event, info)
         if event == "connection.connect_tcp.complete":
             self._stream = info["return_value"]
-        elif event == "connection.start_tls.failed" and self._stream is not None:
+        elif event in _HANDSHAKE_FAILED and self._stream is not None:
             await self._stream.aclose()

@@ -280,6 +280,8 @@ def parse_response(
         check = "redirects are not followed, check token_url"
     elif retryable:
         verb, check = "did not serve", "wait, or check the state of the authorization server"
+    elif status == 407:
+        check = "it is a proxy that refused: check the one that HTTP_PROXY or ALL_PROXY names"
     elif is_success and not error:
         verb, outcome, check = "gave", " no usable token", f"{answer}; check token_url"
     else:

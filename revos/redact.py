@@ -28,6 +28,9 @@ MASK = "***"
 LONGEST_TEXT = 500
 _LONGEST_READ = 8_192
 
+# What percent-encoding leaves alone: for `quote` in Python nothing or the slash, for
+# `encodeURIComponent` and `encodeURI` in JavaScript what follows.
+_SAFE = ("", "/", "!*'()", ";,/?:@&=+$!*'()#")
 _PERCENT = re.compile("%[0-9A-F]{2}")
 
 
@@ -139,7 +142,9 @@ def _forms(secret: str) -> set[str]:
     """The ways in which a server, a library or a log may have written a secret."""
     # Not every secret is proper Unicode: one from the environment can have lone surrogates.
     encoded = secret.encode(errors="surrogatepass")
-    quoted = {quote(encoded), quote(encoded, safe=""), quote_plus(encoded)}
+    quoted = {quote(encoded, safe=safe) for safe in _SAFE}
+    # Python's, and that of URLSearchParams in JavaScript and of browsers.
+    quoted |= {quote_plus(encoded), quote_plus(encoded, safe="*").replace("~", "%7E")}
     quoted |= {_PERCENT.sub(lambda escape: escape[0].lower(), form) for form in quoted}
     as_json = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
     as_repr = {repr(secret)[1:-1], ascii(secret)[1:-1], repr(encoded)[2:-1]}

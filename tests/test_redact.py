@@ -18,7 +18,7 @@ from revos import redact as redact_module
 from revos.errors import RevosConfigurationError
 from revos.redact import LONGEST_TEXT, endpoint_of, forget_values, redact, strip
 
-SECRET = "s3/cr t+\"é'\\&%"
+SECRET = "s3/cr t+\"é'\\&%!~*"
 
 WRITTEN = {
     "raw": SECRET,
@@ -26,6 +26,9 @@ WRITTEN = {
     "percent-encoded but for slashes": quote(SECRET),
     "percent-encoded in lower case": re.sub("%..", lambda m: m[0].lower(), quote(SECRET, safe="")),
     "form-encoded": quote_plus(SECRET),
+    "encodeURIComponent": quote(SECRET, safe="!*'()"),
+    "encodeURI": quote(SECRET, safe=";,/?:@&=+$!*'()#"),
+    "URLSearchParams": quote_plus(SECRET, safe="*").replace("~", "%7E"),
     "JSON": json.dumps(SECRET)[1:-1],
     "JSON in UTF-8": json.dumps(SECRET, ensure_ascii=False)[1:-1],
     "JSON by PHP": json.dumps(SECRET)[1:-1].replace("/", "\\/"),

@@ -30,7 +30,8 @@ ABOUT_THE_CALL = set(vars(logging.makeLogRecord({}))) - {
 def forms_of(secret: str) -> set[str]:
     """The ways in which a secret may stand in a text; base64 with anything before it as well."""
     raw = secret.encode()
-    quoted = {quote(secret), quote(secret, safe=""), quote_plus(secret)}
+    quoted = {quote(secret, safe=safe) for safe in ("", "/", "!*'()", ";,/?:@&=+$!*'()#")}
+    quoted.add(quote_plus(secret))
     escaped = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
     escaped |= {repr(secret)[1:-1], ascii(secret)[1:-1], repr(raw)[2:-1], html.escape(secret)}
     encoded = set()

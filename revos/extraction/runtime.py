@@ -230,7 +230,7 @@ async def _hide_token(response: httpx2.Response) -> None:
 
 
 def _hide_token_sync(response: httpx2.Response) -> None:
-    """The OpenAI client logs the headers of each answer at DEBUG."""
+    """The OpenAI client logs at DEBUG what an answer has in its headers."""
     token = token_of(response.request)
     if token and any(token in value for value in response.headers.values()):
         masked = [

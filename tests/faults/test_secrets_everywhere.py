@@ -89,11 +89,23 @@ def everything_in(head, body):
     """What was sent, as it was sent and as it is meant."""
     values = [value for values in parse_qs(body).values() for value in values]
     basic = [line.partition("Basic ")[2] for line in head.split("\r\n") if "Basic " in line]
-    return " ".join([body, *values, *basic, *(b64decode(one).decode() for one in basic), head])
+    written = [encode_uri(value) for value in values]
+    pairs = [b64decode(one).decode() for one in basic]
+    return " ".join([body, *values, *written, *basic, *pairs, head])
 
 
 def on_one_line(said):
-    return quote(said, safe=" =&:/+").replace("%0D%0A", " ")
+    return " ".join(said.split())
+
+
+def host_in(said):
+    """The one of the secrets that could be a host, where it was sent."""
+    return OTHER_SECRET if OTHER_SECRET in said else "other"
+
+
+def encode_uri(text):
+    """As JavaScript does."""
+    return quote(text, safe=";,/?:@&=+$!*'()#")
 
 
 def http(status, body, kind="application/json", **headers):
@@ -144,7 +156,7 @@ BAD_ANSWERS = {
     "html": lambda s: http(500, f"<p>{s}</p>", "text/html"),
     "403": lambda s: http(403, s, "text/plain"),
     "redirect": lambda s: http(302, s, location=f"https://other.example/?{on_one_line(s)}"),
-    "redirect to a host": lambda s: http(307, "", location=f"https://{OTHER_SECRET}.example/"),
+    "redirect to a host": lambda s: http(307, "", location=f"https://{host_in(s)}.example/"),
     "challenge": lambda s: http(401, "", www_authenticate=f'Basic realm="{on_one_line(s)}"'),
     "too large": lambda s: http(200, s * (1 + (1 << 20) // len(s))),
     "no JSON": lambda s: http(200, s),
@@ -235,11 +247,16 @@ def look_at(tm, evidence):
 async def ask_in_every_way(evidence, tm):
     await keep(evidence, tm.get_token)
     await keep(evidence, partial(tm.refresh, use_fallback=True))
-    await keep(evidence, tm.refresh_extractor)
     look_at(tm, evidence)
 
 
 async def fail_with(evidence, **settings):
+    """By the first way alone, whose failure is the one that is told; then by both."""
+    method = settings.get("auth_method", "client_secret_post")
+    first_way = {"fallback_client_secret": None, "fallback_auth_method": method}
+    async with TokenManager(config(**(BOTH_WAYS | first_way | settings))) as tm:
+        await keep(evidence, tm.get_token)
+        look_at(tm, evidence)
     async with TokenManager(config(**(BOTH_WAYS | settings))) as tm:
         await ask_in_every_way(evidence, tm)
 
@@ -480,7 +497,9 @@ async def a_gateway(evidence, **settings):
     async with serve_gateway() as gateway:
         gateway.client_secret = SECRET
         async with TokenManager(gateway.config(max_retries=1, **settings)) as tm:
-            await tm.get_token()
+            token = await tm.refresh()
+            evidence.add("repr", token)
+            evidence.add_pickle(token)
             yield gateway, tm
             look_at(tm, evidence)
 
@@ -612,7 +631,7 @@ def said_by_the_gateway(token):
     """Answers of a gateway that has the token in all of them."""
     said = f"I refuse {token} in Bearer {token}"
     error = {"error": {"message": said, "code": said, "type": said, "param": said}}
-    forbids = {"www-authenticate": 'Bearer error="insufficient_scope"', "x-said": said}
+    forbids = {"www-authenticate": 'Bearer error="insufficient_scope"', "x-request-id": said}
     message = {"role": "assistant", "content": said}
     fits_not = {"role": "assistant", "content": json.dumps({"name": token, "age": token})}
     call = {"id": "1", "type": "function", "function": {"name": "Person", "arguments": said}}

@@ -349,6 +349,22 @@ def test_leaving_the_block_does_not_wait_for_an_extractor_that_is_open(gateway):
     assert user.outcome() is None
 
 
+def test_an_error_of_the_callers_own_code_comes_out_as_itself(gateway):
+    from langchain_core.prompts import PromptTemplate
+
+    class Broken(PromptTemplate):
+        def format_prompt(self, **variables):
+            raise RuntimeError("made up")
+
+    prompt = Broken.from_template("{text}")
+    with (
+        blocking.TokenManager(gateway.config()) as tm,
+        tm.extractor("gpt-4") as gpt4,
+        pytest.raises(RuntimeError, match="made up"),
+    ):
+        gpt4.extract(Person, prompt, text="")
+
+
 # Event loops.
 
 
@@ -359,8 +375,12 @@ async def test_in_the_thread_of_the_event_loop_a_waiting_call_is_an_error(revos_
             blocking.list_remote_models,
             lambda: blocking.get_langchain_extractor("gpt-4").extract(Person, PROMPT, text=""),
         ):
-            with pytest.raises(RevosTokenError, match="it would wait for itself"):
+            with pytest.raises(RevosTokenError) as caught:
                 call()
+            assert str(caught.value) == (
+                "this call waits, and in the thread of the event loop it would wait for itself: "
+                "use the async form, or run it in a worker thread (anyio.to_thread.run_sync)"
+            )
         assert blocking.get_consecutive_failures() == 0
         assert await tm.get_token() == tm.get_token_nowait()
 

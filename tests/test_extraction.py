@@ -372,6 +372,8 @@ async def test_extractors_maps_all_configured_models(tm, revos_gateway):
         assert len(extractors) == len(revos_gateway.models)
         assert extractors["GPT-4"] is extractors["gpt_4"]
         assert "nope" not in extractors
+    async with tm.extractors("claude-4") as extractors:
+        assert list(extractors) == ["claude-4"]
 
 
 async def test_the_models_of_the_gateway_are_listed(tm, revos_gateway):

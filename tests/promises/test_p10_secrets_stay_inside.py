@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import pickle
 from contextlib import suppress
 from urllib.parse import parse_qs, quote
 
@@ -138,6 +139,22 @@ async def test_whatever_a_server_sends_back_nothing_leaks(answer):
 
     assert len(evidence.texts) > 100
     assert evidence.places_of(*SECRETS) == set()
+
+
+async def test_nothing_that_holds_a_secret_is_pickled(revos_gateway):
+    async with TokenManager(revos_gateway.config()) as tm:
+        token = await tm.refresh()
+        told = {}
+        for thing in (tm, token, tm.auth, tm.extractor("gpt-4"), tm.config, tm.config.revos):
+            with pytest.raises(TypeError) as caught:
+                pickle.dumps(thing)
+            told[type(thing).__name__] = str(caught.value)
+
+    manager = "a TokenManager is not pickled: it belongs to one event loop"
+    assert told.pop("AccessToken").startswith("AccessToken is not pickled: a pickle would carry")
+    assert told.pop("Config").startswith("Config is not pickled: a pickle would carry")
+    assert told.pop("GatewayConfig").startswith("GatewayConfig is not pickled: a pickle would")
+    assert set(told.values()) == {manager}
 
 
 @pytest.mark.parametrize("content", [b"whole", iter([b"streamed"])], ids=["replayed", "streamed"])

@@ -35,18 +35,20 @@ async def test_a_token_is_given_until_its_leeway_begins_and_not_after(lifetime, 
 
 
 @pytest.mark.parametrize("token", [{}, ON_DEMAND], ids=["loop", "on-demand"])
-@pytest.mark.parametrize("jump", [(3600, 0), (0, 3600), (3570, 3570)], ids=str)
+@pytest.mark.parametrize("jump", [(3600, 0), (0, 3600), (3570, 0), (0, 3570)], ids=str)
 async def test_the_first_clock_that_says_expired_wins(token, jump):
     endpoint, clock = ScriptedEndpoint(), ManualClock()
 
-    async with manager(endpoint, clock, token=token) as tm:
+    async with manager(endpoint, clock, token=token) as tm, tm.subscribe() as stream:
         await tm.get_token()
         clock.now_monotonic += jump[0]
         clock.now_time += jump[1]
         with pytest.raises(anyio.WouldBlock):
             tm.get_token_nowait()
+        latest = stream.latest
         token = await tm.get_token()
 
+    assert latest is None
     assert token == "token-2"
 
 

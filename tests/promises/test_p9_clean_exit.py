@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import anyio
 import httpx
@@ -39,6 +40,8 @@ from revos import (
     blocking,
     get_revos_token,
 )
+from revos import manager as manager_module
+from revos.extraction import runtime
 from revos.testing import serve_gateway
 
 ON_DEMAND = {"enable_periodic_refresh": False}
@@ -253,6 +256,34 @@ async def test_threads_that_wait_get_the_closed_error_when_the_block_is_cancelle
                 await anyio.sleep_forever()
 
     assert [type(error) for error in errors] == [RevosClosedError] * 10
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["thread", "other-loop"])
+async def test_a_thread_that_is_about_to_wait_when_the_block_is_left_gets_the_closed_error(
+    monkeypatch, which
+):
+    endpoint, errors, thread = ScriptedEndpoint(), [], threading.get_ident()
+    about_to_wait, left = threading.Event(), threading.Event()
+
+    def get_ident():
+        if threading.get_ident() != thread:
+            about_to_wait.set()
+            left.wait(10)
+        return threading.get_ident()
+
+    async with anyio.create_task_group() as tasks:
+        with endpoint.hold(), anyio.fail_after(10):
+            async with manager(endpoint) as tm:
+                monkeypatch.setattr(
+                    manager_module, "threading", SimpleNamespace(get_ident=get_ident)
+                )
+                tasks.start_soon(to_thread.run_sync, waiters(tm, ScriptedApi(), errors)[which])
+                while not about_to_wait.is_set():
+                    await anyio.sleep(0.001)
+        left.set()
+
+    assert [type(error) for error in errors] == [RevosClosedError]
+    assert errors[0].__suppress_context__
 
 
 def waiters(tm, api, errors):
@@ -660,6 +691,34 @@ async def test_an_unexpected_exception_reaches_threads_that_wait_as_the_closed_e
                 await anyio.sleep_forever()
 
     assert [type(error) for error in errors] == [RevosClosedError] * 2
+
+
+async def test_an_unexpected_exception_where_langchain_runs_leaves_the_block_bare(monkeypatch):
+    error = ZeroDivisionError("made up")
+
+    def fail():
+        raise error
+
+    monkeypatch.setattr(runtime, "_import_langchain", fail)
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        async with manager(ScriptedEndpoint()) as tm:
+            await tm.list_models()
+
+    assert caught.value is error
+
+
+async def test_stopping_a_manager_whose_loop_failed_raises_what_it_did_not_expect():
+    endpoint = ScriptedEndpoint()
+    endpoint.script = [ZeroDivisionError("made up")]
+    tm = manager(endpoint)
+
+    with pytest.raises(ZeroDivisionError):
+        await tm.start_background_service()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            await tm.stop_background_service()
 
 
 # Nothing is left behind.

@@ -144,3 +144,12 @@ def quick(session: nox.Session) -> None:
     """What speed costs, as counts and ratios in one run."""
     _install(session, "tests")
     session.run("python", "benchmarks/quick.py", *session.posargs)
+
+
+@nox.session
+def mutation(session: nox.Session) -> None:
+    """How many mutants of the core the tests kill; `-- "revos.policy*"` for some of them."""
+    _install(session, "tests")
+    session.install("mutmut>=3.8")
+    session.run("mutmut", "run", *session.posargs)
+    session.run("mutmut", "results")

@@ -91,6 +91,7 @@ def lowest(session: nox.Session) -> None:
 def servers(session: nox.Session) -> None:
     """The library with an OAuth server (npm's oidc-provider) and a gateway (LiteLLM) that others
     wrote, on loopback ports. Both are installed beside this session's environment, and kept."""
+    _require_node(session)
     _install(session, "tests")
     here = Path(session.virtualenv.location)
     oidc, litellm = here / "oidc", here / "litellm"
@@ -108,7 +109,7 @@ def servers(session: nox.Session) -> None:
     )
 
 
-def _install_oidc_provider(session: nox.Session, place: Path) -> None:
+def _require_node(session: nox.Session) -> None:
     node, npm = shutil.which("node"), shutil.which("npm")
     told = node and subprocess.run([node, "--version"], check=False, capture_output=True, text=True)
     version = re.match(r"v(\d+)", told.stdout) if told else None
@@ -118,6 +119,9 @@ def _install_oidc_provider(session: nox.Session, place: Path) -> None:
             f"the server tests need Node.js {OLDEST_NODE} or later with npm (here: node {found}, "
             f"npm {npm or 'none'}): install it and put `node` and `npm` on the PATH"
         )
+
+
+def _install_oidc_provider(session: nox.Session, place: Path) -> None:
     shutil.copytree(Path("tests/servers/oidc"), place, dirs_exist_ok=True)
     with session.chdir(place):
         session.run("npm", "install", external=True)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
+from http.cookiejar import CookieJar
 from threading import Lock
 from typing import cast
 
@@ -54,41 +56,46 @@ class _Body(httpx.AsyncByteStream):
         return self._parts.pop()
 
 
+class _NoCookies(CookieJar):
+    """Keeps none: a token request says who asks by its credential alone."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        pass
+
+
 @define
 class TokenEndpoint:
-    """Sends token requests, each through an HTTP client of its own.
+    """Sends token requests through one HTTP client, as long as it brings tokens.
 
-    So nothing of one request is met by the next, of which there are few: no connection that the
-    server has closed or has sent more on than its answer, no cookie, no tunnel that httpcore keeps
-    in its pool for ever since the handshake in it failed.
+    After a failure the next request has a new one, and so nothing of what went wrong: no connection
+    on which more came than the answer, no tunnel that httpcore keeps in its pool for ever since the
+    handshake in it failed.
 
-    :ivar client_for_request: makes one, in a thread, or gives the user's
-    :ivar is_own: whether it is closed behind the request
+    :ivar client: its own, or the user's
+    :ivar make_client: makes the next one of its own, in a thread; None where it is the user's
     """
 
     sources: Mapping[Way, CredentialSource]
     parameters: Mapping[str, str | None] = field(repr=False)
     default_lifetime: float
     clock: Clock
-    client_for_request: Callable[[], httpx.AsyncClient]
-    is_own: bool
+    client: httpx.AsyncClient
+    make_client: Callable[[], httpx.AsyncClient] | None
     # Of each way: a secret file that never answers holds one thread, not one for each attempt.
     building: Mapping[Way, Lock] = field(factory=lambda: {way: Lock() for way in Way}, repr=False)
     _warned: set[str] = field(factory=set, init=False)
 
     @classmethod
+    @asynccontextmanager
     async def opened(
         cls, config: GatewayConfig, clock: Clock, client: httpx.AsyncClient | None
-    ) -> TokenEndpoint:
-        """An endpoint that uses this client, where there is one.
-
-        :raises RevosConfigurationError: none of its own can be made
-        """
-        if client is not None:
-            client_for_request = partial(_given, client)
-        else:
-            client_for_request = await run_in_thread(_client_maker, config)
-        return cls(
+    ) -> AsyncIterator[TokenEndpoint]:
+        """An endpoint whose client, where it is not the user's, is closed at the end."""
+        make_client = None
+        if client is None:
+            made = await run_in_thread(_client_maker, config)
+            make_client, client = made
+        endpoint = cls(
             sources=credential_sources(config),
             parameters={
                 "scope": config.scope,
@@ -98,9 +105,21 @@ class TokenEndpoint:
             },
             default_lifetime=config.default_lifetime_seconds,
             clock=clock,
-            client_for_request=client_for_request,
-            is_own=client is None,
+            client=client,
+            make_client=make_client,
         )
+        try:
+            yield endpoint
+        finally:
+            # In a task of its own: no shield holds off `task.cancel()`, which would leave
+            # connections open.
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(endpoint._close_own_client)
+
+    async def _close_own_client(self) -> None:
+        if self.make_client is not None:
+            with anyio.move_on_after(CLOSING_SECONDS, shield=True):
+                await self.client.aclose()
 
     async def request_token(self, way: Way, seconds: float) -> tuple[Grant | Failure, Now]:
         """One token request, from the reading of its secret to the end of the answer.
@@ -121,17 +140,15 @@ class TokenEndpoint:
                     source.method, source.client_id, source.token_url, error
                 )
             else:
-                request, client = built
+                request, self.client = built
                 try:
-                    outcome, head = await self._send(source, request, client)
+                    outcome, head = await self._send(source, request)
                 except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
                     outcome = oauth2.transport_failure(request, source.client_id, error)
-                finally:
-                    if self.is_own:
-                        with anyio.move_on_after(CLOSING_SECONDS, shield=True):
-                            await client.aclose()
         if outcome is None:
             outcome = self._timed_out(source, request, seconds)
+        if isinstance(outcome, Failure):
+            await self._close_own_client()
         self._log(source, outcome, self.clock.monotonic() - started_at)
         return outcome, head
 
@@ -149,18 +166,20 @@ class TokenEndpoint:
             )
         finally:
             self.building[way].release()
-        return request, self.client_for_request()
+        if self.make_client is not None and self.client.is_closed:
+            return request, self.make_client()
+        return request, self.client
 
     async def _send(
-        self, source: CredentialSource, request: TokenRequest, client: httpx.AsyncClient
+        self, source: CredentialSource, request: TokenRequest
     ) -> tuple[Grant | Failure, Now]:
-        if client.is_closed:
+        if self.client.is_closed:
             error = RevosConfigurationError("the http_client that the manager was given is closed")
             return (
                 oauth2.request_failure(source.method, source.client_id, source.token_url, error),
                 self._now(),
             )
-        http_request = client.build_request(
+        http_request = self.client.build_request(
             "POST",
             request.url,
             headers=dict(request.headers),
@@ -169,7 +188,9 @@ class TokenEndpoint:
             extensions={"trace": ConnectionGuard()},
         )
         http_request.stream = _Body(request.body)
-        response = await client.send(http_request, stream=True, auth=None, follow_redirects=False)
+        response = await self.client.send(
+            http_request, stream=True, auth=None, follow_redirects=False
+        )
         try:
             head = self._now()
             body = await _read(response)
@@ -215,24 +236,21 @@ def _without_query(url: str) -> str:
     return url.partition("?")[0]
 
 
-def _given(client: httpx.AsyncClient) -> httpx.AsyncClient:
-    return client
-
-
-def _client_maker(config: GatewayConfig) -> partial[httpx.AsyncClient]:
-    """What makes clients; whatever keeps it from making one is told now."""
+def _client_maker(
+    config: GatewayConfig,
+) -> tuple[Callable[[], httpx.AsyncClient], httpx.AsyncClient]:
+    """What makes clients, which share the context that takes long to make, and the first one."""
     urls = (config.token_url, config.fallback_token_url or config.token_url)
-    context = ssl_context_for(urls, config.ca_file)
     make = partial(
         make_client,
         httpx.AsyncClient,
         urls,
         config.ca_file,
-        context=context,
+        context=ssl_context_for(urls, config.ca_file),
+        cookies=_NoCookies(),
         event_hooks={"response": [_hide_target]},
     )
-    make()
-    return make
+    return make, make()
 
 
 async def _hide_target(response: httpx.Response) -> None:

@@ -141,8 +141,8 @@ class TokenManager:
         self._thread_id = threading.get_ident()
         self._task_id = anyio.get_current_task().id
         async with AsyncExitStack() as stack:
-            endpoint = await TokenEndpoint.opened(
-                self._config.revos, self._clock, self._http_client
+            endpoint = await stack.enter_async_context(
+                TokenEndpoint.opened(self._config.revos, self._clock, self._http_client)
             )
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(self._tasks.cancel_scope.cancel)

@@ -173,9 +173,32 @@ def test_a_manager_that_is_cancelled_while_entered_or_left_is_gone(everywhere, e
         swept.count_in("TokenManager.__aenter__", "run_in_thread") == entering
     )  # And load_config.
     assert entering == 2 * swept.count_in("TokenEndpoint.opened", "run_in_thread")
-    assert swept.count_in("TokenManager.__aexit__", "TaskGroup.__aexit__") == leaving == 2
+    assert swept.count_in("TokenManager.__aexit__", "TaskGroup.__aexit__") == leaving == 3
     assert swept.count_in("TokenManager.__aexit__", "BlockingPortal.__aexit__") == 1
+    assert swept.count_in("TokenManager.__aexit__", "TokenEndpoint.opened") == 1
     assert swept.slowest < SECONDS_TO_LEAVE
+
+
+def test_all_connections_are_closed_although_their_closing_is_cancelled(everywhere):
+    settings = config(fallback_token_url="http://127.0.0.2:9/token", token=ON_DEMAND)
+
+    async def trial(attempt):
+        with in_use() as wire:
+
+            async def live():
+                async with TokenManager(settings) as tm:
+                    await tm.refresh()
+                    await tm.refresh(use_fallback=True)
+                    assert len(wire.connections) == 2
+                    attempt.count_from_here()
+
+            attempt.count_later()
+            await attempt(live)
+            assert wire.connections == set()
+
+    swept = everywhere(trial, stubbornly=True)
+
+    assert swept.count_in("TokenManager.__aexit__") == len(swept.places)
 
 
 def test_a_service_that_is_cancelled_while_started_or_stopped_is_gone(everywhere, environment):
@@ -197,7 +220,7 @@ def test_a_service_that_is_cancelled_while_started_or_stopped_is_gone(everywhere
 
     starting = swept.count_in("start_background_service", "__aenter__", "run_in_thread")
     stopping = swept.count_in("stop_background_service", "__aexit__")
-    assert (starting >= 4, stopping) == (True, 2)
+    assert (starting >= 4, stopping) == (True, 3)
     assert starting + swept.count_in("get_token") + stopping == len(swept.places)
     assert swept.slowest < SECONDS_TO_LEAVE
 

@@ -103,7 +103,7 @@ def send_by_llm(ex):
 async def test_every_use_in_a_forked_child_says_so_and_the_parent_is_unharmed(run, revos_gateway):
     async with TokenManager(revos_gateway.config()) as tm, tm.extractor("gpt-4") as gpt4:
         before = await gpt4.extract(Person, "{text}", text="Ada, 36"), await tm.get_token()
-        connections = revos_gateway.api_connections
+        connections = revos_gateway.connections
         # From a worker thread, since a child of Trio's thread could run no loop of its own.
         said = {
             name: await to_thread.run_sync(in_child, partial(run, use, tm, gpt4))
@@ -111,7 +111,7 @@ async def test_every_use_in_a_forked_child_says_so_and_the_parent_is_unharmed(ru
         }
         await tm.refresh()
         after = await gpt4.extract(Person, "{text}", text="Ada, 36"), await tm.get_token()
-        reused = revos_gateway.api_connections == connections
+        reused = revos_gateway.connections == connections
 
     assert {name for name, words in said.items() if IN_THE_CHILD not in words} == set()
     assert before[0] == after[0]
@@ -160,10 +160,10 @@ async def test_a_child_that_leaves_the_block_closes_nothing_of_the_parents():
                     for _ in range(3):
                         await tm.refresh()
                         await tm.list_models()
-                connections = gateway.api_connections
+                connections = gateway.connections
 
     assert said == ("None", "None")
-    assert connections == 1
+    assert connections == 2  # One for tokens, one for models.
 
 
 @needs_fork

@@ -1,4 +1,4 @@
-"""What a server does with a connection after its answer does not reach the next token request."""
+"""What went wrong with one token request does not reach the next: connections, tunnels, cookies."""
 
 import anyio
 import pytest
@@ -30,17 +30,32 @@ MOST_CONNECTIONS = 100  # That a client of httpx has at once, by default.
     ],
     ids=["another-answer", "a-failure", "line-ends", "garbage", "nulls"],
 )
-async def test_what_follows_an_answer_is_no_answer_to_the_next_request(more):
+@pytest.mark.parametrize("status", ["503 Busy", "401 No", "200 OK"])
+async def test_what_follows_a_failure_is_no_answer_to_the_next_request(status, more):
     clock = ManualClock()
-    endpoint = RawEndpoint([http_answer(token_body(1)) + more], clock)
+    endpoint = RawEndpoint([http_answer(b"", status) + more], clock)
 
     async with raw_server(endpoint) as port, manager_at(port, clock) as tm:
-        first = await outcome_over_sockets(tm, clock)
-        tm.invalidate()
-        second = await outcome_over_sockets(tm, clock)
+        await outcome_over_sockets(tm, clock)
+        clock.turn(1)
+        token = await outcome_over_sockets(tm, clock)
 
-    assert (first, second) == ("token-1", "token-2")
-    assert endpoint.pauses == [0]
+    assert token == "token-2"
+    assert endpoint.connections == [1, 2]
+
+
+async def test_requests_share_a_connection_as_long_as_they_bring_tokens():
+    clock = ManualClock()
+    grants = [http_answer(token_body(number)) for number in (1, 2)]
+    endpoint = RawEndpoint([*grants, http_answer(b"", "503 Busy")], clock)
+
+    async with raw_server(endpoint) as port, manager_at(port, clock) as tm:
+        for _ in range(3):
+            token = await outcome_over_sockets(tm, clock)
+            tm.invalidate()
+
+    assert token == "token-4"
+    assert endpoint.connections == [1, 1, 1, 2]
 
 
 @pytest.mark.parametrize("end", [then_closed, then_reset], ids=["closed", "reset"])
@@ -50,25 +65,15 @@ async def test_a_connection_that_ended_meanwhile_costs_no_failure(end):
 
     async with raw_server(endpoint) as port, manager_at(port, clock) as tm:
         first = await outcome_over_sockets(tm, clock)
+        with anyio.fail_after(2):
+            while not endpoint.ended:
+                await anyio.sleep(0.001)
+        await anyio.sleep(0.01)  # Until the end has arrived.
         tm.invalidate()
         second = await outcome_over_sockets(tm, clock)
 
     assert (first, second) == ("token-1", "token-2")
     assert endpoint.pauses == [0]
-
-
-async def test_no_connection_is_kept_between_two_requests():
-    clock = ManualClock()
-    endpoint = RawEndpoint(clock=clock)
-
-    async with raw_server(endpoint) as port, manager_at(port, clock) as tm:
-        for number in range(1, 4):
-            await tm.get_token(force_refresh=True)
-            with anyio.fail_after(2):
-                while endpoint.ended < number:
-                    await anyio.sleep(0.001)
-
-    assert endpoint.connections == [1, 2, 3]
 
 
 async def test_no_cookie_is_sent_back():

@@ -176,6 +176,7 @@ class Consumer:
     counted: str | None = None
     is_vague: bool = False
     is_clean: bool = True  # Nothing was refused that could start a delay.
+    is_hurt: bool = False  # Something was, since the last quiet moment.
     out: list[Sent] = Factory(list)
     answered: list[Sent] = Factory(list)  # since the last quiet moment
     caused: int = 0  # cycles, since then
@@ -319,7 +320,7 @@ class Books:
             return
         twin_is_out = not sent.is_replay and sent.token in consumer.values_out
         if sent.is_replay or sent.caller.is_streamed or twin_is_out:
-            consumer.is_clean = False
+            consumer.is_clean, consumer.is_hurt = False, True
         if sent.caller.is_streamed or twin_is_out:
             consumer.is_vague = True
 
@@ -591,6 +592,7 @@ class Books:
         """P6, where the refusal of a request makes it ask."""
         if not isinstance(event, Ask) or caller is None or caller.consumer is None:
             return
+        self.expect("P6: a request forces nothing", not event.force)
         if event.superseding is None:
             return
         consumer = caller.consumer
@@ -828,10 +830,11 @@ class Books:
             untried = consumer.is_vague and any(one.verdict != "refused" for one in answered)
             if taken or untried:
                 consumer.delay, consumer.until_at, consumer.counted = 0.0, NEVER, None
-                consumer.is_clean = bool(taken) and not refused and not consumer.out
+                consumer.is_clean = bool(taken) and not consumer.is_hurt and not consumer.out
                 consumer.is_vague = not consumer.is_clean
             elif not consumer.is_vague:
                 self._count_refusals(consumer, [one for one in refused if one.is_replay])
+            consumer.is_hurt = False
 
     def _count_refusals(self, consumer, refused):
         values = {sent.token for sent in refused}

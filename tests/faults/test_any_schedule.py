@@ -31,10 +31,13 @@ from schedule_world import (
     Drop,
     Gateway,
     Hold,
+    HoldGateway,
     Leave,
     Pass,
     Release,
+    ReleaseGateway,
     Request,
+    Revoke,
     Settings,
     SetWallClock,
     Subscribe,
@@ -70,6 +73,13 @@ TOLD_OFF = [
 ]
 # Delays of 1 s and 2 s.
 REFUSED = [Request(0), Pass(1.5), Request(0), Pass(1.5), Request(0), Pass(1.0), Request(0)]
+# A token that has expired by the time that its answer is whole.
+EXPIRED = [Hold("body"), Drop("any"), Call("get_token"), SetWallClock(86_400.0), Release()]
+# A delay that is cleared by a replay which is accepted while it runs.
+CLEARED = [
+    *(Request(0), Gateway("accepts", 0), Revoke(), HoldGateway(), Request(0), Call("force")),
+    *(ReleaseGateway(), Revoke(), Request(0)),
+]
 # An event, and what the policy may decide on it: each of them has to occur.
 DECIDED = {
     (policy.Ask, policy.Give),
@@ -128,7 +138,9 @@ def test_in_any_schedule_every_promise_is_kept_and_every_decision_occurs(play):
         print_blob=False,
     )
     @hypothesis.example(Settings(), TOLD_OFF)
+    @hypothesis.example(Settings(), EXPIRED)
     @hypothesis.example(Settings(gateway="refuses"), REFUSED)
+    @hypothesis.example(Settings(gateway="refuses"), CLEARED)
     @hypothesis.given(SETTINGS, SCHEDULE)
     def keep(settings, events):
         play(settings, events)

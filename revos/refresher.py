@@ -98,8 +98,7 @@ class Refresher:
         else:
             with self.clock.move_on_after(until_at - self.clock.monotonic()):
                 await self._wake.wait()
-        if self._wake.is_set():
-            self._wake = anyio.Event()
+        self._wake = anyio.Event()
 
     def _finish(self, finished: policy.Finished) -> None:
         outcome: Held | RevosError
@@ -144,11 +143,8 @@ class Refresher:
 
     def fresh_nowait(self) -> AccessToken | None:
         """The held token where it is fresh, from any thread."""
-        held = self.state.held
-        now = self.now()
-        if held is None or not held.is_usable(now) or held.is_due(now):
-            return None
-        return held.token
+        held = self.state.held  # Until it is due it is usable.
+        return None if held is None or held.is_due(self.now()) else held.token
 
     def close(self, error: RevosClosedError) -> None:
         """From here on there is no token: whoever waits, and whoever comes, is told so."""

@@ -141,6 +141,28 @@ async def test_whatever_a_server_sends_back_nothing_leaks(answer):
     assert evidence.places_of(*SECRETS) == set()
 
 
+async def test_what_the_client_of_the_user_is_set_to_does_not_reach_the_token_request():
+    asked = []
+
+    def redirect(request):
+        asked.append(request)
+        return httpx.Response(307, headers={"location": "http://other.example/token"})
+
+    theirs = httpx.AsyncClient(
+        transport=httpx.MockTransport(redirect),
+        auth=("user", "password"),
+        follow_redirects=True,
+        timeout=0.01,
+    )
+    async with theirs as http, TokenManager(config(), http_client=http) as tm:
+        with pytest.raises(RevosError, match=r"on to http://other\.example/ "):
+            await tm.get_token()
+
+    (request,) = asked
+    assert "authorization" not in request.headers
+    assert set(request.extensions["timeout"].values()) == {None}  # The whole has one deadline.
+
+
 async def test_nothing_that_holds_a_secret_is_pickled(revos_gateway):
     async with TokenManager(revos_gateway.config()) as tm:
         token = await tm.refresh()

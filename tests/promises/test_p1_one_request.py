@@ -1,5 +1,7 @@
 """P1: at most one token request is in flight, and all who ask get its outcome."""
 
+import gc
+
 import anyio
 import httpx
 import pytest
@@ -7,7 +9,7 @@ from anyio import to_thread
 from anyio.from_thread import start_blocking_portal
 from support import ManualClock, ScriptedApi, ScriptedEndpoint, manager, settle
 
-from revos import RevosAuthenticationError
+from revos import RevosAuthenticationError, refresher
 
 ON_DEMAND = {"enable_periodic_refresh": False}
 BOTH_MODES = pytest.mark.parametrize("token", [{}, ON_DEMAND], ids=["loop", "on-demand"])
@@ -223,6 +225,15 @@ async def test_clients_in_another_event_loop_share_the_request(token, other_loop
     assert got == [200] * 10
     assert set(api.tokens) == {"token-1"}
     assert endpoint.count == 1
+
+
+async def test_a_cycle_that_is_over_is_forgotten():
+    async with manager(ScriptedEndpoint()) as tm:
+        for _ in range(50):
+            await tm.get_token(force_refresh=True)
+        kept = [found for found in gc.get_objects() if type(found) is refresher._Flight]
+
+    assert len(kept) <= 2
 
 
 async def test_two_managers_never_share_a_request():

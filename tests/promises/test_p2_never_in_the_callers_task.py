@@ -106,6 +106,19 @@ async def test_a_cancelled_caller_returns_at_once_although_the_endpoint_never_an
     assert returned_before_the_answer
 
 
+@pytest.mark.parametrize("ask", ["get_token", "refresh"])
+async def test_asking_is_a_checkpoint_although_a_token_is_held(ask):
+    async with manager(ScriptedEndpoint()) as tm:
+        token = await tm.get_token()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await (tm.get_token() if ask == "get_token" else tm.refresh(superseding="an older one"))
+        still = await tm.get_token()
+
+    assert scope.cancelled_caught
+    assert still == token
+
+
 async def test_a_callers_own_deadline_is_its_own():
     endpoint = ScriptedEndpoint()
 

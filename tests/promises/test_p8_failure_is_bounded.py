@@ -361,6 +361,28 @@ async def test_forcing_never_overrides_a_retry_after(way):
     assert unasked == begun
 
 
+async def test_who_is_queued_for_the_fallback_gets_the_retry_after_that_came_meanwhile():
+    endpoint, clock, errors = ScriptedEndpoint(), ManualClock(), []
+    endpoint.script = [400, httpx.Response(429, headers={"retry-after": "120"})]
+
+    async def ask(tm):
+        with pytest.raises(RevosAuthenticationError) as caught:
+            await tm.get_token(use_fallback=True)
+        errors.append(caught.value)
+
+    async with (
+        manager(endpoint, clock, fallback_auth_method="client_secret_basic") as tm,
+        anyio.create_task_group() as tasks,
+    ):
+        with endpoint.hold():
+            await settle()
+            tasks.start_soon(ask, tm)
+            await settle()
+
+    assert [(error.status_code, error.retry_after) for error in errors] == [(429, 120)]
+    assert endpoint.count == 2
+
+
 async def test_forcing_after_a_success_is_free():
     endpoint, clock = ScriptedEndpoint(), ManualClock()
 

@@ -889,6 +889,8 @@ async def test_a_closed_manager_still_tells_what_it_knows():
     async with manager(endpoint) as tm:
         await tm.get_token()
 
+    with pytest.raises(RevosClosedError):
+        tm.get_token_nowait()
     assert not await tm.refresh_extractor()
     assert tm.health().state == "unhealthy"
     assert not tm.status.has_token

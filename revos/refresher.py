@@ -139,7 +139,7 @@ class Refresher:
             assert flight.outcome is not None  # noqa: S101 - set before `done`
             if flight.outcome.is_usable(self.now()):
                 return flight.outcome.token
-            ask = Ask()  # It ended before this caller ran again.
+            # It ended before this caller ran again, who asks once more.
 
     def fresh_nowait(self) -> AccessToken | None:
         """The held token where it is fresh, from any thread."""

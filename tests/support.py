@@ -139,14 +139,19 @@ async def outcome_over_sockets(tm: TokenManager, clock: ManualClock) -> str | Re
         except RevosTokenError as error:
             outcomes.append(error)
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(ask)
-        while not outcomes:
-            cycle = tm._state().cycle
-            if cycle is not None and cycle.next_attempt_at > clock.monotonic():
-                clock.turn(cycle.next_attempt_at - clock.monotonic())
-            await anyio.sleep(0.0005)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            while not outcomes:
+                _turn_over_pause(tm, clock)
+                await anyio.sleep(0.0005)
     return outcomes[0]
+
+
+def _turn_over_pause(tm: TokenManager, clock: ManualClock) -> None:
+    cycle = tm._state().cycle
+    if cycle is not None and cycle.next_attempt_at > clock.monotonic():
+        clock.turn(cycle.next_attempt_at - clock.monotonic())
 
 
 class HungDisk:

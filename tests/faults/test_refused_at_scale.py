@@ -229,6 +229,22 @@ async def test_a_thousand_pairs_of_a_refused_and_an_accepted_request(library, co
     assert len(api.requests) == 2_000 + endpoint.count - 1
 
 
+async def test_an_accepted_first_try_does_not_clear_the_delay_of_its_consumer():
+    endpoint, clock, api, counts = ScriptedEndpoint(1e6), ManualClock(), ByPath(), []
+
+    async with (
+        manager(endpoint, clock, token=ON_DEMAND) as tm,
+        api.client(auth=tm.auth) as http,
+    ):
+        for passed in (0.0, 0.9, 0.2, 1.9, 0.2):
+            clock.now_monotonic += passed
+            await http.get("/accepted")
+            await http.get("/refused")
+            counts.append(endpoint.count)
+
+    assert counts == [2, 2, 3, 3, 4]
+
+
 async def test_pairs_over_sockets_and_many_at_once_cost_few_refreshes():
     statuses = []
 

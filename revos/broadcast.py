@@ -1,8 +1,8 @@
 """A broadcast of the latest value (P5).
 
-The sender keeps one value and a version. A subscriber keeps the version that it has seen, so it
-gets the current value at once, each newer one in order, and skips what it was too slow for. One
-event wakes all that wait; a subscriber that only reads `latest` costs the sender nothing.
+The sender keeps one value. A subscriber keeps the one that it has given last, so it gets the
+current value at once, each newer one in order, and skips what it was too slow for. One event wakes
+all that wait; a subscriber that only reads `latest` costs the sender nothing.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ T = TypeVar("T")
 
 
 class Broadcast(Generic[T]):
-    """The sender's side: the value, its version, and who waits for the next.
+    """The sender's side: the value, and who waits for the next. Each one is an object of its own.
 
     :param is_good: whether the value may still be handed out; one that has gone bad counts as none
     """
 
-    __slots__ = ("_changed", "_closed", "_is_good", "_value", "_version")
+    __slots__ = ("_changed", "_closed", "_is_good", "_value")
 
     def __init__(self, is_good: Callable[[], bool] = lambda: True) -> None:
         self._is_good = is_good
         self._value: T | None = None
-        self._version = 0
         self._closed = False
         self._changed: anyio.Event | None = None
 
@@ -43,7 +42,6 @@ class Broadcast(Generic[T]):
 
     def publish(self, value: T) -> None:
         self._value = value
-        self._version += 1
         self._wake()
 
     def withdraw(self) -> None:
@@ -74,7 +72,7 @@ class LatestStream(ObjectReceiveStream[T]):
 
     def __init__(self, broadcast: Broadcast[T]) -> None:
         self._broadcast = broadcast
-        self._seen = 0
+        self._seen: T | None = None
         self._closed = False
 
     @property
@@ -95,9 +93,9 @@ class LatestStream(ObjectReceiveStream[T]):
         if source._closed:
             raise anyio.EndOfStream
         value = source.latest
-        if value is None or source._version == self._seen:
+        if value is None or value is self._seen:
             raise anyio.WouldBlock
-        self._seen = source._version
+        self._seen = value
         return value
 
     async def receive(self) -> T:

@@ -117,13 +117,13 @@ def test_a_slow_subscriber_skips_to_the_newest():
 
 
 def test_an_equal_value_that_is_published_again_is_new():
-    source = published("one")
+    source = published(["one"])
     stream = LatestStream(source)
     stream.receive_nowait()
 
-    source.publish("one")
+    source.publish(["one"])
 
-    assert stream.receive_nowait() == "one"
+    assert stream.receive_nowait() == ["one"]
 
 
 @pytest.mark.parametrize("value", [0, "", ()])

@@ -8,7 +8,12 @@ import httpx
 import pytest
 from support import CLIENT_SECRET, ManualClock, ScriptedEndpoint, manager, settle, token_response
 
-from revos import RevosAuthenticationError, RevosConfigurationError, RevosTokenError
+from revos import (
+    RevosAuthenticationError,
+    RevosConfigurationError,
+    RevosTokenError,
+    credentials,
+)
 
 ON_DEMAND = {"enable_periodic_refresh": False}
 WITH_FALLBACK = {"fallback_auth_method": "client_secret_basic"}
@@ -623,6 +628,26 @@ async def test_a_missing_secret_file_is_not_tried_again_and_a_later_one_is_read(
         b"first",
         b"second",
     ]
+
+
+async def test_a_file_that_cannot_be_decoded_by_whatever_reads_it_fails_the_cycle(monkeypatch):
+    class File:
+        def __init__(self, path):
+            raise ValueError(f"embedded null byte in {path}")
+
+    monkeypatch.setattr(credentials, "Path", File)
+
+    async with manager(ScriptedEndpoint(), client_secret=None, client_secret_file="s3cret") as tm:
+        with pytest.raises(RevosAuthenticationError, match=r"can be built \(ValueError\)"):
+            await tm.get_token()
+
+
+async def test_a_url_that_httpx_refuses_fails_the_cycle():
+    long = "https://auth.example/" + "x" * 70_000
+
+    async with manager(ScriptedEndpoint(), token_url=long) as tm:
+        with pytest.raises(RevosAuthenticationError, match=r"no answer \(InvalidURL"):
+            await tm.get_token()
 
 
 async def test_a_client_of_the_user_that_was_closed_is_an_error_that_says_so():

@@ -1,0 +1,48 @@
+"""What a manager is made of, and what it leaves in the context around it."""
+
+import gc
+import weakref
+
+import pytest
+from attrs import evolve
+from support import ScriptedEndpoint, config, manager
+
+from revos import RevosConfigurationError, TokenManager
+
+
+def test_config_and_settings_instance_are_two_names_for_one_thing():
+    one = config()
+
+    assert TokenManager(one).config is one
+    assert TokenManager(settings_instance=one).config is one
+    assert TokenManager(one, settings_instance=evolve(one)).config is one
+    with pytest.raises(RevosConfigurationError, match="two names for one thing, and they differ"):
+        TokenManager(one, settings_instance=config(scope="another"))
+
+
+@pytest.mark.parametrize("given", ["revos.toml", {}, config().revos])
+def test_a_configuration_of_another_type_is_an_error_that_says_how_to_make_one(given):
+    with pytest.raises(RevosConfigurationError, match=r"must be a Config, not .* load_config"):
+        TokenManager(given)
+    with pytest.raises(RevosConfigurationError, match=r"must be a Config, not .* load_config"):
+        TokenManager(settings_instance=given)
+
+
+def test_an_interval_takes_the_place_of_the_configured_one_and_keeps_its_rule():
+    tm = TokenManager(config(), refresh_interval_minutes=1)
+
+    assert tm.config == evolve(config(), token=evolve(config().token, refresh_interval_minutes=1))
+    with pytest.raises(RevosConfigurationError, match="refresh_interval_minutes"):
+        TokenManager(config(), refresh_interval_minutes=0)
+
+
+async def test_a_closed_manager_is_kept_by_nothing():
+    tm = manager(ScriptedEndpoint())
+    async with tm:
+        await tm.get_token()
+    kept = weakref.ref(tm)
+
+    del tm
+    gc.collect()
+
+    assert kept() is None

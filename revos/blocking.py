@@ -65,10 +65,6 @@ class TokenManager:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        if self._manager._entered:
-            raise RevosClosedError(
-                "this TokenManager has been entered before: make a new one for each block"
-            )
         with ExitStack() as stack:
             portal = stack.enter_context(start_blocking_portal(name="revos-blocking"))
             stack.enter_context(portal.wrap_async_context_manager(self._manager))

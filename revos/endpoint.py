@@ -262,7 +262,7 @@ async def _hide_target(response: httpx.Response) -> None:
 
 
 async def _read(response: httpx.Response) -> bytes:
-    """The body as it came, undecoded, up to one byte more than may be read.
+    """The body as it came, undecoded, up to the part with which it is too large.
 
     Whoever stops an async generator half-way leaves it to the garbage collector. So past the limit
     reading goes on into a cancellation, which ends all generators in between.
@@ -281,4 +281,4 @@ async def _read(response: httpx.Response) -> bytes:
             parts += 1
             if parts % PARTS_AT_ONCE == 0:
                 await cancel_shielded_checkpoint()
-    return bytes(body[: oauth2.MAX_BODY + 1])
+    return bytes(body)

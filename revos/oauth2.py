@@ -244,7 +244,7 @@ def parse_response(
     """What an answer means: the table above. It never raises.
 
     :param headers: asked by lower-case names; `httpx.Headers` does
-    :param body: undecoded, and at most a byte longer than `MAX_BODY`
+    :param body: undecoded; one that is longer than `MAX_BODY` may be cut
     :param now: seconds since the epoch, for a `Retry-After` that is a date where `Date` is missing
     :param default_lifetime: seconds, where the server says none
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio
@@ -347,6 +349,17 @@ def test_leaving_the_block_does_not_wait_for_an_extractor_that_is_open(gateway):
     is_left.set()
     assert ended
     assert user.outcome() is None
+
+
+def test_a_manager_that_was_left_is_kept_by_nothing(gateway):
+    tm = blocking.TokenManager(gateway.config())
+    with tm:
+        kept = [weakref.ref(tm), weakref.ref(innermost())]
+
+    del tm
+    gc.collect()
+
+    assert [reference() for reference in kept] == [None, None]
 
 
 def test_an_error_of_the_callers_own_code_comes_out_as_itself(gateway):

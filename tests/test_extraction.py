@@ -226,6 +226,7 @@ async def test_retries_end_at_max_retries(gpt4, revos_gateway):
     assert caught.value.status_code == 503
     assert caught.value.temporary
     assert len(revos_gateway.chat_log) == 2
+    assert gpt4.llm.max_retries == 0
 
 
 async def test_a_long_retry_after_is_told_and_not_waited_for(gpt4, revos_gateway):
@@ -549,8 +550,12 @@ async def test_an_answer_that_was_cut_off_is_told_as_one(tm, revos_gateway, stra
     revos_gateway.chat_script.append(Answer(status=200, body=cut_off))
 
     async with tm.extractor("gpt-4", strategy=strategy) as extractor:
-        with pytest.raises(RevosValidationError, match="max_tokens"):
+        with pytest.raises(RevosValidationError, match="max_tokens") as caught:
             await extractor.extract(Person, PROMPT, text="x")
+
+    assert caught.value.__context__ is None
+    assert getattr(caught.value.__cause__, "__traceback__", None) is None
+    assert not hasattr(caught.value.__cause__, "completion")
 
 
 @pytest.mark.parametrize("target", [{"type": "object"}, [int]])

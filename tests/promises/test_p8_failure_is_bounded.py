@@ -6,6 +6,7 @@ from email.utils import formatdate
 import anyio
 import httpx
 import pytest
+from anyio.lowlevel import checkpoint
 from support import CLIENT_SECRET, ManualClock, ScriptedEndpoint, manager, settle, token_response
 
 from revos import (
@@ -630,12 +631,37 @@ async def test_a_missing_secret_file_is_not_tried_again_and_a_later_one_is_read(
     ]
 
 
-async def test_a_file_that_cannot_be_decoded_by_whatever_reads_it_fails_the_cycle(monkeypatch):
-    class File:
-        def __init__(self, path):
-            raise ValueError(f"embedded null byte in {path}")
+class Endless(httpx.AsyncByteStream):
+    """A body that goes on for ever, and how much of it was taken."""
 
-    monkeypatch.setattr(credentials, "Path", File)
+    def __init__(self):
+        self.taken = 0
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        await checkpoint()
+        self.taken += 65_536
+        return b" " * 65_536
+
+
+async def test_of_a_body_that_never_ends_no_more_than_a_mebibyte_is_read():
+    endpoint, body = ScriptedEndpoint(), Endless()
+    endpoint.script = [httpx.Response(200, stream=body)]
+
+    async with manager(endpoint) as tm:
+        with pytest.raises(RevosAuthenticationError, match="over 1048576 bytes"):
+            await tm.get_token()
+
+    assert body.taken <= (1 << 20) + 3 * 65_536
+
+
+async def test_a_file_that_cannot_be_decoded_by_whatever_reads_it_fails_the_cycle(monkeypatch):
+    def read(path):
+        raise ValueError(f"embedded null byte in {path}")
+
+    monkeypatch.setattr(credentials, "read_secret_file", read)
 
     async with manager(ScriptedEndpoint(), client_secret=None, client_secret_file="s3cret") as tm:
         with pytest.raises(RevosAuthenticationError, match=r"can be built \(ValueError\)"):

@@ -310,6 +310,34 @@ def waiters(tm, api, errors):
     return partial(note, blocking), partial(note, in_another_loop)
 
 
+async def test_a_thread_whose_chat_model_is_being_built_does_not_keep_the_block(monkeypatch):
+    building, built, errors = threading.Event(), threading.Event(), []
+
+    def build(*args):
+        building.set()
+        built.wait(10)
+
+    def use(tm):
+        with pytest.raises(RevosClosedError) as caught:
+            blocking.get_langchain_extractor("gpt-4", manager=tm).extract(
+                person(), "{text}", text=""
+            )
+        errors.append(caught.value)
+
+    monkeypatch.setattr(runtime.Runtime, "_make_llm", build)
+    async with anyio.create_task_group() as tasks:
+        async with manager(ScriptedEndpoint()) as tm:
+            tasks.start_soon(to_thread.run_sync, use, tm)
+            while not building.is_set():
+                await anyio.sleep(0.001)
+            started = time.monotonic()
+        seconds = time.monotonic() - started
+        built.set()
+
+    assert seconds < 1
+    assert len(errors) == 1
+
+
 async def test_a_thread_that_lists_models_of_a_hanging_gateway_does_not_keep_the_block():
     server, ended = Hostile(), threading.Event()
 

@@ -20,13 +20,24 @@ from urllib.parse import quote, quote_plus, urlsplit
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["LONGEST_TEXT", "MASK", "endpoint_of", "forget_values", "redact", "strip"]
+__all__ = [
+    "LONGEST_TEXT",
+    "MASK",
+    "endpoint_of",
+    "forget_values",
+    "redact",
+    "strip",
+    "without_token",
+]
 
 MASK = "***"
 
 # In characters. Only the beginning of a text is read: a server may send a megabyte.
 LONGEST_TEXT = 500
 _LONGEST_READ = 8_192
+
+# In characters. A token that is shorter may stand in a text by chance, which is then spoilt.
+SHORTEST_TO_HIDE = 16
 
 # What percent-encoding leaves alone: for `quote` in Python nothing or the slash, for
 # `encodeURIComponent` and `encodeURI` in JavaScript what follows.
@@ -66,6 +77,15 @@ def redact(text: str, secrets: Iterable[str]) -> str:
         for is_hidden, run in groupby(zip(read, hidden, strict=False), key=itemgetter(1))
     )
     return " ".join(shown.split())[:LONGEST_TEXT]
+
+
+def without_token(text: str, token: str) -> str:
+    """A text that goes on to be used, with `***` for a token that was sent back in it.
+
+    >>> without_token("I got eyJhbGciOi.J9-token.sig", "eyJhbGciOi.J9-token.sig")
+    'I got ***'
+    """
+    return text.replace(token, MASK) if len(token) >= SHORTEST_TO_HIDE else text
 
 
 def endpoint_of(url: str) -> str:

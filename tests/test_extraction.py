@@ -16,6 +16,7 @@ import pytest
 from anyio import to_thread
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from sockets import Hostile, raw_server
+from support import ScriptedEndpoint
 
 from revos import (
     Config,
@@ -71,6 +72,17 @@ async def gpt4(tm):
 
 async def test_a_text_becomes_a_typed_object(gpt4):
     assert await gpt4.extract(Person, PROMPT, text="Ada, 36, London") == ADA
+
+
+async def test_a_short_token_that_stands_in_an_answer_by_chance_leaves_it_as_it_is(revos_gateway):
+    endpoint = ScriptedEndpoint()
+    endpoint.name = lambda _: revos_gateway.issue("Ada")
+
+    async with (
+        TokenManager(revos_gateway.config(), http_client=endpoint.client()) as tm,
+        tm.extractor("gpt-4") as gpt4,
+    ):
+        assert await gpt4.extract(Person, PROMPT, text="Ada, 36, London") == ADA
 
 
 async def test_a_prompt_template_serves_as_a_prompt(gpt4):

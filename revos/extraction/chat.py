@@ -22,7 +22,7 @@ from revos.config import ModelConfig
 from revos.errors import RevosAPIError, RevosError, RevosValidationError, own_copy
 from revos.extraction.strategies import features_in
 from revos.http_headers import retry_after_of
-from revos.redact import MASK, redact, strip
+from revos.redact import redact, strip, without_token
 
 __all__ = ["Completion", "complete", "make_llm", "model_ids"]
 
@@ -153,7 +153,7 @@ def _completion_of(message: AIMessage, token: str) -> Completion:
         answer = json.dumps(message.tool_calls[0]["args"])
     elif message.invalid_tool_calls:
         answer = message.invalid_tool_calls[0]["args"]
-    return Completion(answer.replace(token, MASK) if answer and token else answer)
+    return Completion(None if answer is None else without_token(answer, token))
 
 
 def _cut_off() -> RevosValidationError:

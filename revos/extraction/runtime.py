@@ -23,7 +23,7 @@ from revos.clients import CLOSING_SECONDS, ConnectionGuard, hide_answer, make_cl
 from revos.config import ModelConfig, match_key
 from revos.errors import RevosClosedError, RevosError, own_copy
 from revos.extraction.strategies import Step
-from revos.redact import MASK
+from revos.redact import without_token
 from revos.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -232,11 +232,9 @@ async def _hide_token(response: httpx2.Response) -> None:
 def _hide_token_sync(response: httpx2.Response) -> None:
     """The OpenAI client logs at DEBUG what an answer has in its headers."""
     token = token_of(response.request)
-    if token and any(token in value for value in response.headers.values()):
-        masked = [
-            (key, value.replace(token, MASK)) for key, value in response.headers.multi_items()
-        ]
-        response.headers = type(response.headers)(masked)
+    hidden = [(key, without_token(value, token)) for key, value in response.headers.multi_items()]
+    if hidden != response.headers.multi_items():
+        response.headers = type(response.headers)(hidden)
 
 
 async def _stop_portal(portal: BlockingPortal, portal_manager: Any) -> None:

@@ -27,6 +27,9 @@ SUPPORTED = [
 ]
 
 
+# More would be in each other's way where a test counts milliseconds.
+IN_TWO_PROCESSES = ("-n", "2")
+
 # The oldest that oidc-provider runs with.
 OLDEST_NODE = 20
 
@@ -69,7 +72,7 @@ def typing(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The suite on asyncio, asyncio with uvloop, and Trio; `-- --backend trio` for one of them."""
     _install(session, "tests")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *IN_TWO_PROCESSES, *session.posargs)
 
 
 @nox.session
@@ -84,7 +87,7 @@ def lowest(session: nox.Session) -> None:
     constraints = Path(session.create_tmp()) / "lowest.txt"
     constraints.write_text("\n".join(f"{name}=={version}" for name, version in bounds))
     _install(session, "tests", constraints=constraints)
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *IN_TWO_PROCESSES, *session.posargs)
 
 
 @nox.session

@@ -72,7 +72,7 @@ def kinds(endpoint):
         (504, 504),
         (oauth_error(400, "temporarily_unavailable"), 400),
     ],
-    ids=str,
+    ids=lambda answer: "unavailable" if callable(answer) else str(answer),
 )
 async def test_what_may_pass_is_tried_max_retries_times(answer, status):
     endpoint, clock = ScriptedEndpoint(), ManualClock()

@@ -544,7 +544,12 @@ async def test_another_refusal_does_not_step_down(gpt4, revos_gateway):
 
 
 @pytest.mark.parametrize("strategy", ["json_schema", "tools"])
-async def test_an_answer_that_was_cut_off_is_told_as_one(tm, revos_gateway, strategy):
+@pytest.mark.parametrize(
+    ("reason", "told"), [("length", "raise max_tokens"), ("content_filter", "content filter held")]
+)
+async def test_an_answer_that_is_not_whole_is_told_as_one(
+    tm, revos_gateway, strategy, reason, told
+):
     cut_off = {
         "id": "1",
         "object": "chat.completion",
@@ -553,7 +558,7 @@ async def test_an_answer_that_was_cut_off_is_told_as_one(tm, revos_gateway, stra
         "choices": [
             {
                 "index": 0,
-                "finish_reason": "length",
+                "finish_reason": reason,
                 "message": {"role": "assistant", "content": '{"name": "A'},
             }
         ],
@@ -562,7 +567,7 @@ async def test_an_answer_that_was_cut_off_is_told_as_one(tm, revos_gateway, stra
     revos_gateway.chat_script.append(Answer(status=200, body=cut_off))
 
     async with tm.extractor("gpt-4", strategy=strategy) as extractor:
-        with pytest.raises(RevosValidationError, match="max_tokens") as caught:
+        with pytest.raises(RevosValidationError, match=told) as caught:
             await extractor.extract(Person, PROMPT, text="x")
 
     assert caught.value.__context__ is None

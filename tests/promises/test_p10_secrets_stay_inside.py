@@ -179,6 +179,18 @@ async def test_nothing_that_holds_a_secret_is_pickled(revos_gateway):
     assert set(told.values()) == {manager}
 
 
+async def test_no_live_object_shows_more_parameters_of_the_token_request():
+    client = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: granted()))
+
+    with gathered() as evidence:
+        settings = config(extra_token_params={"api_key": SECRET})
+        async with TokenManager(settings, http_client=client) as tm:
+            await tm.get_token()
+            look_at(tm, evidence)
+
+    assert evidence.places_of(SECRET) == set()
+
+
 @pytest.mark.parametrize("content", [b"whole", iter([b"streamed"])], ids=["replayed", "streamed"])
 async def test_no_live_object_shows_the_tokens_of_a_request_that_was_refused(content):
     tokens = iter([TOKEN, TOKEN[::-1]])

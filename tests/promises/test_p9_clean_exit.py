@@ -1049,6 +1049,20 @@ async def test_two_services_stop_in_reverse_order():
     assert (*tokens, still) == ("token-1",) * 3
 
 
+async def test_stopping_again_does_nothing_in_any_task_and_is_a_checkpoint():
+    tm = manager(ScriptedEndpoint())
+    await tm.start_background_service()
+    await tm.stop_background_service()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(tm.stop_background_service)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await tm.stop_background_service()
+
+    assert scope.cancelled_caught
+
+
 async def test_stopping_what_was_never_started_is_no_hidden_failure():
     with pytest.raises(RevosClosedError, match="not entered"):
         await manager(ScriptedEndpoint()).stop_background_service()

@@ -165,6 +165,5 @@ E = TypeVar("E", bound=RevosError)
 def own_copy(error: E) -> E:
     """The same error as an object of its own, for one more waiter: no traceback, same cause."""
     twin = copy.copy(error)
-    twin.__cause__ = error.__cause__
-    twin.__suppress_context__ = True
+    twin.__cause__ = error.__cause__  # Which hides the context, too.
     return twin

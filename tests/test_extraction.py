@@ -534,10 +534,13 @@ async def test_a_refusal_that_names_the_feature_anywhere_steps_down(
     assert "tools" in revos_gateway.chat_log[-1].payload
 
 
-async def test_another_refusal_does_not_step_down(gpt4, revos_gateway):
-    revos_gateway.chat_script.append(Answer(status=400, body={"error": {"message": "too long"}}))
+@pytest.mark.parametrize(
+    ("status", "words"), [(400, "too long"), (403, "you may not use json_schema")]
+)
+async def test_another_refusal_does_not_step_down(gpt4, revos_gateway, status, words):
+    revos_gateway.chat_script.append(Answer(status=status, body={"error": {"message": words}}))
 
-    with pytest.raises(RevosAPIError, match="too long"):
+    with pytest.raises(RevosAPIError, match=words):
         await gpt4.extract(Person, PROMPT, text="Ada, 36, London")
 
     assert len(revos_gateway.chat_log) == 1

@@ -12,6 +12,8 @@ from support import ScriptedApi, ScriptedEndpoint, manager
 from revos import TokenManager
 from revos.testing import serve, serve_gateway
 
+# Loading the certificate authorities would take longer than these tests.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
 
 
@@ -70,7 +72,7 @@ async def test_no_redirect_takes_the_token_to_another_port(library, here, there,
 
     async with (
         manager(endpoint, base_url=f"{server.url}/v1") as tm,
-        library.AsyncClient(auth=tm.auth, follow_redirects=True) as http,
+        library.AsyncClient(verify=NO_TLS, auth=tm.auth, follow_redirects=True) as http,
     ):
         response = await http.post(f"{server.url}/v1/x", content=b"x" * 9)
 
@@ -97,7 +99,7 @@ async def test_another_host_or_port_gets_no_token(library, here, there, url):
 
     async with (
         manager(endpoint, base_url=f"{server.url}/v1") as tm,
-        library.AsyncClient(auth=tm.auth) as http,
+        library.AsyncClient(verify=NO_TLS, auth=tm.auth) as http,
     ):
         await http.get(url.format(here=server.port, there=other_server.port))
 
@@ -113,7 +115,7 @@ async def test_the_gateway_by_another_spelling_gets_the_token(library, here, url
 
     async with (
         manager(ScriptedEndpoint(), base_url=f"http://localhost:{server.port}/v1") as tm,
-        library.AsyncClient(auth=tm.auth) as http,
+        library.AsyncClient(verify=NO_TLS, auth=tm.auth) as http,
     ):
         await http.get(url.format(here=server.port))
 
@@ -156,7 +158,7 @@ async def test_tls_on_the_same_host_is_another_origin(library, here):
     async with (
         serve(secure_app, ssl=server_context) as secure,
         manager(ScriptedEndpoint(), base_url=f"{server.url}/v1") as tm,
-        library.AsyncClient(auth=tm.auth, follow_redirects=True, verify=client_context) as http,
+        library.AsyncClient(verify=client_context, auth=tm.auth, follow_redirects=True) as http,
     ):
         app.redirect = 307, f"{secure.url}/landing"
         await http.get(f"{server.url}/v1/x")
@@ -171,7 +173,7 @@ async def test_a_redirect_within_the_gateway_keeps_token_and_body_and_is_healed(
     async with (
         serve_gateway() as gateway,
         TokenManager(gateway.config()) as tm,
-        library.AsyncClient(auth=tm.auth, follow_redirects=True) as http,
+        library.AsyncClient(verify=NO_TLS, auth=tm.auth, follow_redirects=True) as http,
     ):
         gateway.revoke(await tm.get_token())
         url = f"{gateway.base_url}/redirect"

@@ -29,7 +29,7 @@ from anyio.pytest_plugin import extract_backend_and_options
 from children import STRICT
 from leftovers import is_idle_worker, leaving_nothing
 from sockets import Hostile, full_backlog, raw_server
-from support import BASE_URL, ScriptedEndpoint, config, settle
+from support import BASE_URL, HungDisk, ScriptedEndpoint, config, settle
 
 from revos import RevosClosedError, TokenManager
 from revos.extraction import runtime
@@ -99,15 +99,16 @@ async def failing(tmp_path, callers, *, status):
 
 @contextlib.asynccontextmanager
 async def reading_a_secret(tmp_path, callers):
-    pipe = tmp_path / "secret"
-    os.mkfifo(pipe)
-    try:
-        yield (
-            config(client_secret=None, client_secret_file=str(pipe)),
-            lambda tm: anyio.sleep(0.03),
-        )
-    finally:
-        pipe.write_text("too late")  # The thread that was abandoned ends.
+    async def reading(tm):
+        while not disk.begun:
+            await anyio.sleep(0.001)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        disk = HungDisk(monkeypatch)
+        try:
+            yield config(client_secret=None, client_secret_file="never"), reading
+        finally:
+            disk.release()  # The thread that was abandoned ends.
 
 
 @contextlib.asynccontextmanager
@@ -440,6 +441,10 @@ def test_a_process_whose_secret_is_being_read_ends_quietly_with_that(
     os.mkfifo(pipe)
     environ = gateway.environ(client_secret=None, client_secret_file=str(pipe))
     body = """
+        import os
+        from pathlib import Path
+        from revos import credentials
+        credentials.read_secret_file = lambda path: (Path(path).read_text(), os.stat(path))
         async with TokenManager():
             await anyio.sleep(0.1)
         print("left", flush=True)

@@ -886,15 +886,6 @@ async def test_a_manager_is_entered_once():
     assert token == "token-1"
 
 
-async def test_a_manager_that_was_made_before_a_fork_may_be_entered_after_it(monkeypatch):
-    with monkeypatch.context() as in_the_parent:
-        in_the_parent.setattr(manager_module, "os", SimpleNamespace(getpid=lambda: -1))
-        tm = manager(ScriptedEndpoint())
-
-    async with tm:
-        assert await tm.get_token() == "token-1"
-
-
 USES = {
     "get_token": lambda tm: tm.get_token(),
     "force": lambda tm: tm.get_token(force_refresh=True),

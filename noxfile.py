@@ -28,7 +28,7 @@ SUPPORTED = [
 
 
 # More would be in each other's way where a test counts milliseconds.
-IN_TWO_PROCESSES = ("-n", "2")
+IN_TWO_PROCESSES = ("-n", "2", "--dist", "worksteal")
 
 # The oldest that oidc-provider runs with.
 OLDEST_NODE = 20

@@ -718,7 +718,6 @@ def main(arguments=None):
     parser.add_argument("--backend", action="append", choices=["asyncio", "uvloop", "trio"])
     given = parser.parse_args(arguments)
     counts, violation = Counter(), None
-    logging.getLogger("revos").setLevel(logging.CRITICAL)  # Most requests fail, on purpose.
     print(f"seed {given.seed}", flush=True)
     try:
         soak(given.seed, 60 * given.minutes, given.backend or ["asyncio", "trio"], counts)
@@ -736,4 +735,5 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
+    logging.getLogger("revos").setLevel(logging.CRITICAL)  # Most requests fail, on purpose.
     sys.exit(main())

@@ -13,7 +13,7 @@ def ways(**gateway):
 
 
 def secret_in(path):
-    return ways(client_secret=None, client_secret_file=str(path))[Way.PRIMARY].read().secret
+    return ways(client_secret=None, client_secret_file=str(path))[Way.PRIMARY].read(set()).secret
 
 
 @pytest.mark.parametrize(
@@ -88,4 +88,4 @@ def test_a_way_that_signs_has_no_use_for_a_secret(name):
 def test_a_way_with_a_secret_does_not_read_the_key():
     settings = {"private_key_file": "/nowhere/key.pem", "client_secret": "s3cret"}
 
-    assert ways(**settings)[Way.PRIMARY].read().secret == "s3cret"
+    assert ways(**settings)[Way.PRIMARY].read(set()).secret == "s3cret"

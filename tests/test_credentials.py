@@ -1,7 +1,12 @@
 """Where the two ways to authenticate get their credentials from."""
 
+from urllib.parse import parse_qs
+
+import jwt
 import pytest
-from support import config
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from support import ScriptedEndpoint, config, manager
 
 from revos import RevosConfigurationError
 from revos.credentials import credential_sources
@@ -89,3 +94,30 @@ def test_a_way_with_a_secret_does_not_read_the_key():
     settings = {"private_key_file": "/nowhere/key.pem", "client_secret": "s3cret"}
 
     assert ways(**settings)[Way.PRIMARY].read(set()).secret == "s3cret"
+
+
+async def test_each_attempt_signs_an_assertion_with_an_id_of_its_own(tmp_path):
+    key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    path = tmp_path / "key.pem"
+    path.write_bytes(key)
+    endpoint = ScriptedEndpoint()
+
+    async with manager(
+        endpoint,
+        auth_method="private_key_jwt",
+        private_key_file=str(path),
+        assertion_algorithm="ES256",
+    ) as tm:
+        for _ in range(3):
+            await tm.get_token(force_refresh=True)
+
+    ids = {
+        jwt.decode(
+            parse_qs(request.content.decode())["client_assertion"][0],
+            options={"verify_signature": False},
+        )["jti"]
+        for request in endpoint.requests
+    }
+    assert len(ids) == endpoint.count >= 3

@@ -3,11 +3,12 @@
 import gc
 import weakref
 
+import anyio
 import pytest
 from attrs import evolve
 from support import ScriptedEndpoint, config, manager
 
-from revos import RevosConfigurationError, TokenManager
+from revos import RevosClosedError, RevosConfigurationError, TokenManager
 
 
 def test_config_and_settings_instance_are_two_names_for_one_thing():
@@ -34,6 +35,19 @@ def test_an_interval_takes_the_place_of_the_configured_one_and_keeps_its_rule():
     assert tm.config == evolve(config(), token=evolve(config().token, refresh_interval_minutes=1))
     with pytest.raises(RevosConfigurationError, match="refresh_interval_minutes"):
         TokenManager(config(), refresh_interval_minutes=0)
+
+
+def test_before_it_has_read_its_configuration_a_manager_says_so():
+    with pytest.raises(RevosClosedError, match="not entered yet"):
+        TokenManager().config  # noqa: B018 - it is a property
+
+
+async def test_a_stream_outside_its_block_is_closed():
+    async with manager(ScriptedEndpoint()) as tm:
+        async with tm.subscribe() as stream:
+            await stream.receive()
+        with pytest.raises(anyio.ClosedResourceError):
+            stream.receive_nowait()
 
 
 async def test_a_closed_manager_is_kept_by_nothing():

@@ -818,6 +818,25 @@ class _Parts:
         return self._parts.pop(0)
 
 
+@LIBRARIES
+async def test_a_token_that_no_replay_of_a_thread_could_try_is_cleared_by_a_request_too(library):
+    async with serve_gateway() as gateway, TokenManager(gateway.config()) as tm:
+        url, statuses = f"{gateway.base_url}/echo", []
+
+        def send(content):
+            with library.Client(auth=tm.auth) as http:
+                statuses.append(http.post(url, content=content).status_code)
+
+        gateway.revoke(await tm.get_token())
+        await to_thread.run_sync(send, iter([b"gone once it is sent"]))
+        await to_thread.run_sync(send, b"served")
+        gateway.revoke(await tm.get_token())
+        await to_thread.run_sync(send, b"served after a refresh")
+
+    assert statuses == [401, 200, 200]
+    assert gateway.token_requests == 3
+
+
 async def test_a_token_that_no_replay_could_try_is_cleared_by_a_request_that_it_serves():
     async def streamed():
         yield b"gone once it is sent"

@@ -921,6 +921,7 @@ async def test_a_closed_manager_still_tells_what_it_knows():
         tm.get_token_nowait()
     assert not await tm.refresh_extractor()
     assert tm.health().state == "unhealthy"
+    assert "its block was left" in tm.health().reason
     assert not tm.status.has_token
     assert "closed" in repr(tm)
     assert "token-1" not in repr(tm)

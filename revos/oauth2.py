@@ -40,7 +40,7 @@ from attrs import field, frozen
 from revos.assertion import sign_assertion
 from revos.errors import RevosAuthenticationError, RevosConfigurationError, RevosError
 from revos.http_headers import retry_after_of
-from revos.redact import endpoint_of, redact, strip
+from revos.redact import SHORTEST_TO_HIDE, endpoint_of, redact, strip
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -63,6 +63,8 @@ MAX_BODY = 1 << 20  # bytes
 _YEAR = 365 * 86_400  # seconds
 _ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _OURS = {"grant_type", "client_id", "client_secret", "client_assertion", "client_assertion_type"}
+# Parameters with settings of their own, which are no secrets.
+_PLAIN = {"scope", "audience", "resource"}
 _HEADERS: tuple[tuple[str, str], ...] = (
     ("Accept", "application/json"),
     ("Accept-Encoding", "identity"),
@@ -202,6 +204,9 @@ def build_request(
             secrets += [f"Basic {basic}", basic]
         else:
             form |= {"client_id": client_id, "client_secret": proof}
+    # Of extra_token_params any may be a secret; short ones would be masked in every other word.
+    extra = (value for name, value in sent.items() if name not in _PLAIN)
+    secrets += [value for value in extra if len(value) >= SHORTEST_TO_HIDE]
     return TokenRequest(
         credential.token_url,
         headers,

@@ -5,6 +5,7 @@ import json
 import logging
 import pickle
 from contextlib import suppress
+from functools import partial
 from urllib.parse import parse_qs, quote
 
 import anyio
@@ -189,6 +190,20 @@ async def test_no_live_object_shows_more_parameters_of_the_token_request():
             look_at(tm, evidence)
 
     assert evidence.places_of(SECRET) == set()
+
+
+async def test_an_extra_parameter_that_the_server_sends_back_is_masked():
+    extra = "extra-s3cret/0123456789"
+    client = httpx.AsyncClient(transport=httpx.MockTransport(partial(with_description, status=400)))
+
+    with gathered() as evidence:
+        settings = config(extra_token_params={"api_key": extra, "version": "1"})
+        async with TokenManager(settings, http_client=client) as tm:
+            await keep(evidence, tm.get_token)
+            look_at(tm, evidence)
+
+    assert any(place == "exception" for place, _ in evidence.texts)
+    assert evidence.places_of(extra) == set()
 
 
 @pytest.mark.parametrize("content", [b"whole", iter([b"streamed"])], ids=["replayed", "streamed"])

@@ -184,7 +184,7 @@ UNUSABLE = {
     "a text": not_json(b'"T0KEN"', "the body is not a JSON object whose names are unique"),
     "null": not_json(b"null", "the body is not a JSON object whose names are unique"),
     "a name twice": not_json(
-        b'{"access_token": "T0KEN", "access_token": "T0KEN"}', "the body is not a JSON object whos"
+        b'{"access_token": "T0KEN", "access_token": "T0KEN"}', "the body is not a JSON object"
     ),
     "204": Row(http_answer(b"", "204 No Content"), "no usable token (HTTP 204)", status=204),
     "no access_token": granting('{"token": "T0KEN"}', " (HTTP 200): there is no access_token"),

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.util import find_spec
 
+import anyio
 import pytest
+from anyio.pytest_plugin import extract_backend_and_options
 from support import HungDisk
 
 BACKENDS = ("asyncio", "uvloop", "trio")
@@ -26,6 +29,13 @@ def _needs(module):
 )
 def anyio_backend(request):
     return request.param
+
+
+@pytest.fixture
+def run(anyio_backend):
+    """Runs a coroutine function in an event loop of its own, which is gone afterwards."""
+    name, options = extract_backend_and_options(anyio_backend)
+    return partial(anyio.run, backend=name, backend_options=options)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
@@ -264,6 +264,21 @@ class ScriptedApi:
             return response(200, json={"served": len(self.requests)})
         challenge = {"www-authenticate": self.challenge} if self.challenge is not None else {}
         return response(self.status, headers=challenge, json={"error": "refused"})
+
+
+class SentOnce:
+    """A request's body that can be sent only once: an asynchronous iterator, no generator."""
+
+    def __init__(self) -> None:
+        self._parts = [b"some", b"thing"]
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._parts:
+            raise StopAsyncIteration
+        return self._parts.pop(0)
 
 
 def bearer_of(request: httpx.Request) -> str | None:

@@ -5,7 +5,7 @@ import httpx
 import httpx2
 import pytest
 from anyio import to_thread
-from support import HungDisk, ManualClock, ScriptedApi, ScriptedEndpoint, settle
+from support import HungDisk, ManualClock, ScriptedApi, ScriptedEndpoint, SentOnce, settle
 
 from revos import credentials
 
@@ -123,3 +123,11 @@ async def test_a_scripted_api_tells_accepted_tokens_from_refused_ones(library):
 
     assert statuses == [200, 401, 307, 401]
     assert api.tokens == ["good", "bad", "good", None]
+
+
+async def test_a_body_that_is_sent_once_is_empty_the_second_time():
+    body = SentOnce()
+
+    sent = [[part async for part in body] for _ in range(2)]
+
+    assert sent == [[b"some", b"thing"], []]

@@ -50,13 +50,6 @@ class Person(pydantic.BaseModel):
     age: int
 
 
-@pytest.fixture
-def run(anyio_backend):
-    """Runs a coroutine function in an event loop of its own, which is gone afterwards."""
-    name, options = extract_backend_and_options(anyio_backend)
-    return functools.partial(anyio.run, backend=name, backend_options=options)
-
-
 # The moments: each gives a configuration, and what comes back once the manager is there.
 
 

@@ -17,7 +17,6 @@ import pydantic
 import pytest
 import trustme
 from anyio import to_thread
-from anyio.pytest_plugin import extract_backend_and_options
 from children import forget_signals_of_parent, in_child
 from support import ManualClock, ScriptedEndpoint, config, manager, settle
 
@@ -44,13 +43,6 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 class Person(pydantic.BaseModel):
     name: str
     age: int
-
-
-@pytest.fixture
-def run(anyio_backend):
-    """Runs a coroutine function in an event loop of its own, in whatever process and thread."""
-    name, options = extract_backend_and_options(anyio_backend)
-    return partial(anyio.run, backend=name, backend_options=options)
 
 
 def as_coroutine(function):

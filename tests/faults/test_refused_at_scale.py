@@ -17,6 +17,7 @@ from support import (
     ManualClock,
     ScriptedApi,
     ScriptedEndpoint,
+    SentOnce,
     bearer_of,
     config,
     manager,
@@ -91,21 +92,6 @@ class Answering(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request):
         return await self.answer(request)
-
-
-class Parts:
-    """A body that can be sent only once."""
-
-    def __init__(self):
-        self._parts = [b"some", b"thing"]
-
-    def __aiter__(self):
-        return self
-
-    async def __anext__(self):
-        if not self._parts:
-            raise StopAsyncIteration
-        return self._parts.pop()
 
 
 # Refused for good, spread over minutes.
@@ -197,7 +183,7 @@ async def test_streamed_bodies_refused_in_turn_with_accepted_requests_cost_few_r
         httpx.AsyncClient(transport=Answering(answer), auth=tm.auth, base_url=BASE_URL) as http,
     ):
         for _ in range(1_000):
-            statuses.append((await http.post("/refused", content=Parts())).status_code)
+            statuses.append((await http.post("/refused", content=SentOnce())).status_code)
             statuses.append((await http.get("/accepted")).status_code)
             clock.now_monotonic += 0.01
 

@@ -19,7 +19,6 @@ import pydantic
 import pytest
 import uvloop
 from anyio import to_thread
-from anyio.pytest_plugin import extract_backend_and_options
 from leftovers import leaving_nothing
 from sockets import raw_server
 from support import (
@@ -48,13 +47,6 @@ NATIVE = pytest.mark.parametrize("native", [asyncio.run, uvloop.run], ids=["asyn
 class Person(pydantic.BaseModel):
     name: str
     age: int
-
-
-@pytest.fixture
-def run(anyio_backend):
-    """Runs a coroutine function in an event loop of its own, which is gone afterwards."""
-    name, options = extract_backend_and_options(anyio_backend)
-    return functools.partial(anyio.run, backend=name, backend_options=options)
 
 
 @pytest.fixture

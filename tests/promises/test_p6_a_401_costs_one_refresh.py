@@ -12,7 +12,16 @@ import httpx
 import httpx2
 import pytest
 from anyio import to_thread
-from support import BASE_URL, ManualClock, ScriptedApi, ScriptedEndpoint, config, manager, settle
+from support import (
+    BASE_URL,
+    ManualClock,
+    ScriptedApi,
+    ScriptedEndpoint,
+    SentOnce,
+    config,
+    manager,
+    settle,
+)
 
 from revos import (
     BearerAuth,
@@ -197,9 +206,9 @@ async def test_a_body_that_is_streamed_is_not_sent_again_and_the_next_request_is
         library.AsyncClient(auth=tm.auth) as http,
     ):
         gateway.revoke(await tm.get_token())
-        refused = await http.post(f"{gateway.base_url}/echo", content=_Parts())
+        refused = await http.post(f"{gateway.base_url}/echo", content=SentOnce())
         requests = gateway.api_requests
-        served = await http.post(f"{gateway.base_url}/echo", content=_Parts())
+        served = await http.post(f"{gateway.base_url}/echo", content=SentOnce())
 
     assert refused.status_code == 401
     assert requests == 1
@@ -230,7 +239,7 @@ async def test_streamed_bodies_refused_for_good_cost_few_refreshes():
         gateway.refuse_all = True
         async with httpx.AsyncClient(auth=tm.auth) as http:
             for _ in range(50):
-                await http.post(f"{gateway.base_url}/echo", content=_Parts())
+                await http.post(f"{gateway.base_url}/echo", content=SentOnce())
 
     assert gateway.api_requests == 50
     assert gateway.token_requests <= 5
@@ -437,7 +446,7 @@ async def test_other_requests_that_are_accepted_do_not_end_the_delay():
 
 async def test_a_late_answer_to_an_older_token_does_not_end_the_delay():
     endpoint, api = ScriptedEndpoint(), ScriptedApi(lambda token: False)
-    streamed = httpx.Request("POST", BASE_URL, content=_Parts())
+    streamed = httpx.Request("POST", BASE_URL, content=SentOnce())
     early, late = httpx.Request("GET", BASE_URL), httpx.Request("GET", BASE_URL)
 
     async with manager(endpoint, ManualClock()) as tm, api.client(auth=tm.auth) as http:
@@ -801,21 +810,6 @@ async def test_two_managers_heal_apart():
 
     assert response.status_code == 200
     assert (endpoint.count, other.count) == (2, 1)
-
-
-class _Parts:
-    """A body that can be sent only once, as an asynchronous iterator that is no generator."""
-
-    def __init__(self):
-        self._parts = [b"some", b"thing"]
-
-    def __aiter__(self):
-        return self
-
-    async def __anext__(self):
-        if not self._parts:
-            raise StopAsyncIteration
-        return self._parts.pop(0)
 
 
 @LIBRARIES

@@ -19,7 +19,6 @@ import uvloop
 from anyio import to_thread
 from anyio.from_thread import start_blocking_portal
 from anyio.lowlevel import checkpoint
-from anyio.pytest_plugin import extract_backend_and_options
 from leftovers import leaving_nothing, tasks_of_loop
 from sockets import Hostile, full_backlog, raw_server
 from support import (
@@ -58,13 +57,6 @@ def quick_collections():
     gc.freeze()
     yield
     gc.unfreeze()
-
-
-@pytest.fixture
-def run(anyio_backend):
-    """Runs a coroutine function in an event loop of its own, which is gone afterwards."""
-    name, options = extract_backend_and_options(anyio_backend)
-    return partial(anyio.run, backend=name, backend_options=options)
 
 
 HALF_A_HEAD = b"HTTP/1.1 200 OK\r\nContent-Ty"

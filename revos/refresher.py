@@ -70,8 +70,8 @@ class Refresher:
         return decision
 
     async def run(self, endpoint: TokenEndpoint) -> None:
-        """Do what the policy says, until cancelled."""
-        while True:
+        """Do what the policy says, until cancelled; nothing any more once it is closed."""
+        while self.closed is None:
             decision = self.report(policy.Turn())
             if isinstance(decision, policy.Attempt):
                 await self._attempt(endpoint, decision)

@@ -40,6 +40,7 @@ from revos import (
     get_revos_token,
 )
 from revos import manager as manager_module
+from revos.endpoint import TokenEndpoint
 from revos.extraction import runtime
 from revos.testing import serve_gateway
 
@@ -150,6 +151,22 @@ async def test_a_secret_file_that_is_never_read_does_not_keep_the_block(monkeypa
         disk.release()  # The thread that was abandoned ends.
 
     assert seconds < SECONDS_TO_LEAVE
+
+
+async def test_leaving_asks_for_no_further_token(monkeypatch):
+    begun, request_token = [], TokenEndpoint.request_token
+
+    async def noted(self, way, seconds):
+        begun.append(way)
+        return await request_token(self, way, seconds)
+
+    monkeypatch.setattr(TokenEndpoint, "request_token", noted)
+
+    async with manager(ScriptedEndpoint()) as tm:
+        await tm.get_token()
+        tm.invalidate()  # The loop is told, and comes to it while the block is left.
+
+    assert len(begun) == 1
 
 
 async def test_an_answer_that_never_closes_does_not_keep_the_block():

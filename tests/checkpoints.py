@@ -320,14 +320,19 @@ async def _leaving_nothing(before: Present, descriptors: int, trial: Trial, one:
     await _back_to(before, descriptors)
 
 
+def _left_behind(now: Present, before: Present) -> bool:
+    """Whether there is anything new; what was on its way out before may be gone."""
+    return any(new - old for new, old in zip(now, before, strict=True))
+
+
 async def _back_to(before: Present, descriptors: float) -> None:
     left, open_now = await _present(), open_descriptors()
     with anyio.move_on_after(PATIENCE):
         # Sockets of the other side and threads are on their way out.
-        while left != before or open_now > descriptors:
+        while _left_behind(left, before) or open_now > descriptors:
             await anyio.sleep(0.001)
             left, open_now = await _present(), open_descriptors()
-    assert left == before, (left, before)
+    assert not _left_behind(left, before), (left, before)
     assert open_now <= descriptors, open_now
 
 

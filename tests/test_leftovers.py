@@ -57,5 +57,5 @@ def test_what_is_left_in_one_of_many_blocks_is_found_and_the_next_one_is_clean()
             pass
         during = gc.get_freeze_count()
 
-    assert 0 < before <= during
+    assert min(before, during) > 0  # The second has lost what has died since.
     assert gc.get_freeze_count() == 0

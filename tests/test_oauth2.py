@@ -342,7 +342,9 @@ def bad_keys():
     yield "with an unknown algorithm", good, "RS1"
 
 
-@pytest.mark.parametrize(("key", "algorithm"), [case[1:] for case in bad_keys()])
+@pytest.mark.parametrize(
+    ("key", "algorithm"), [pytest.param(*case[1:], id=case[0]) for case in bad_keys()]
+)
 def test_a_bad_key_is_an_error_without_anything_of_the_key(key, algorithm):
     with pytest.raises(RevosConfigurationError, match=r"private_key_file|assertion_algorithm") as e:
         build_request(

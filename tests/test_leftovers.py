@@ -39,7 +39,7 @@ def leave_thread():
     "leave", [leave_socket, leave_coroutine, leave_file, leave_error_in_finalizer, leave_thread]
 )
 def test_what_is_left_behind_on_purpose_is_found(leave):
-    with pytest.raises(AssertionError), leaving_nothing():
+    with pytest.raises(AssertionError), leaving_nothing(patience=0):
         leave()
 
 

@@ -7,7 +7,8 @@ import threading
 import anyio
 import pytest
 from anyio import to_thread
-from support import ScriptedEndpoint, config
+from support import ManualClock, ScriptedEndpoint, config
+from support import manager as manager_over
 
 from revos import RevosAuthenticationError, TokenManager, endpoint, manager
 from revos.extraction import runtime
@@ -55,19 +56,27 @@ async def test_leaving_does_not_wait_for_a_secret_file_that_blocks(hung_disk):
 
 
 async def test_a_secret_file_that_never_answers_holds_one_thread(hung_disk):
-    settings = config(client_secret=None, client_secret_file="never", request_timeout=0.05)
-    errors = []
+    clock, errors = ManualClock(), []
+    settings = config(client_secret=None, client_secret_file="never", request_timeout=7)
 
-    async with TokenManager(settings, http_client=ScriptedEndpoint().client()) as tm:
-        for _ in range(3):
-            with pytest.raises(RevosAuthenticationError) as caught:
-                await tm.get_token()
-            errors.append(caught.value)
+    async def ask():
+        with pytest.raises(RevosAuthenticationError) as caught:
+            await tm.get_token()
+        errors.append(caught.value)
+
+    async with manager_over(ScriptedEndpoint(), clock, config=settings) as tm:
+        async with anyio.create_task_group() as callers:
+            callers.start_soon(ask)
+            while not hung_disk.begun:
+                await anyio.sleep(0.001)
+            await clock.advance(7)
+        for _ in range(2):
             tm.reset()
+            await ask()
 
     assert hung_disk.begun == ["never"]
     assert [error.temporary for error in errors] == [True, True, True]
-    assert "no complete answer within 0.05 s" in str(errors[0])
+    assert "no complete answer within 7 s" in str(errors[0])
     assert "an earlier attempt still waits for its file" in str(errors[1])
 
 

@@ -182,9 +182,10 @@ class Extractor:
 
     def extract(self, target: type[T], prompt: Any, /, **variables: Any) -> T:
         """As `LangChainExtractor.extract`."""
-        return _call(
+        extracted: T = _call(
             self._inner._bound_manager(), partial(self._inner.extract, target, prompt, **variables)
         )
+        return extracted
 
 
 Managers = TokenManager | manager.TokenManager

@@ -8,7 +8,7 @@ copy of its own (`own_copy`), or their tracebacks would pile up on one object.
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import anyio
 from attrs import frozen
@@ -136,6 +136,9 @@ class Problem:
 class RevosValidationError(RevosError):
     """The model's answer did not fit the target.
 
+    :ivar reason: `invalid`: it does not fit, not after the repairs either; `refusal`: the model
+        would not answer; `content_filter`: the gateway held it back; `length`: it was cut off at
+        `max_tokens`
     :ivar raw: the answer as it came
     :ivar problems: what did not fit, each with `path` and `message`
     :ivar target: the type that was asked for
@@ -145,11 +148,13 @@ class RevosValidationError(RevosError):
         self,
         message: str = "",
         *,
+        reason: Literal["invalid", "refusal", "content_filter", "length"] = "invalid",
         raw: str | None = None,
         problems: tuple[Problem, ...] = (),
         target: object = None,
     ) -> None:
         super().__init__(message)
+        self.reason = reason
         self.raw = raw
         self.problems = problems
         self.target = target

@@ -339,13 +339,29 @@ class TokenManager:
         self._auth = BearerAuth(self) if self._auth is None else self._auth.in_todays_form()
         return self._auth
 
-    def extractor(self, model_name: str, *, strategy: Strategy = "auto") -> LangChainExtractor:
+    def extractor(
+        self,
+        model_name: str,
+        *,
+        strategy: Strategy = "auto",
+        repairs: int = 1,
+        max_concurrency: int = 16,
+    ) -> LangChainExtractor:
         """An extractor for a configured model, for `async with`.
 
-        :param strategy: how the gateway is asked for the shape: `json_schema`, `tools`, or `auto`,
-            which uses the first of these that it takes
+        :param strategy: how the gateway is asked for the shape: `json_schema`, `tools`,
+            `json_text`, or `auto`, which uses the first of these that it takes
+        :param repairs: how often an answer that does not fit is sent back with its problems
+        :param max_concurrency: requests at once
+        :raises RevosInputError: one of these can't be
         """
-        return LangChainExtractor(model_name, manager=self, strategy=strategy)
+        return LangChainExtractor(
+            model_name,
+            manager=self,
+            strategy=strategy,
+            repairs=repairs,
+            max_concurrency=max_concurrency,
+        )
 
     def extractors(
         self, *names: str

@@ -70,6 +70,13 @@ async def gpt4(tm):
         yield extractor
 
 
+@pytest.fixture
+async def at_once(tm):
+    """An extractor that sends no answer back."""
+    async with tm.extractor("gpt-4", repairs=0) as extractor:
+        yield extractor
+
+
 async def test_a_text_becomes_a_typed_object(gpt4):
     assert await gpt4.extract(Person, PROMPT, text="Ada, 36, London") == ADA
 
@@ -199,11 +206,11 @@ def test_an_unknown_strategy_is_refused_at_once():
         TokenManager().extractor("gpt-4", strategy="guess")
 
 
-async def test_an_answer_that_does_not_fit_tells_where_and_what(gpt4, revos_gateway):
+async def test_an_answer_that_does_not_fit_tells_where_and_what(at_once, revos_gateway):
     revos_gateway.chat_script.append('{"name": "Ada", "age": "old"}')
 
     with pytest.raises(RevosValidationError) as caught:
-        await gpt4.extract(Person, PROMPT, text="x")
+        await at_once.extract(Person, PROMPT, text="x")
 
     error = caught.value
     assert [problem.path for problem in error.problems] == ["age", "city"]
@@ -214,11 +221,11 @@ async def test_an_answer_that_does_not_fit_tells_where_and_what(gpt4, revos_gate
 
 
 @pytest.mark.parametrize("answer", ["", "not json", "[1, 2]"])
-async def test_an_answer_that_is_no_object_is_a_validation_error(gpt4, revos_gateway, answer):
+async def test_an_answer_that_is_no_object_is_a_validation_error(at_once, revos_gateway, answer):
     revos_gateway.chat_script.append(answer)
 
     with pytest.raises(RevosValidationError):
-        await gpt4.extract(Person, PROMPT, text="x")
+        await at_once.extract(Person, PROMPT, text="x")
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

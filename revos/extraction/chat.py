@@ -7,34 +7,28 @@ late, in a thread. Its coroutines run on asyncio, which is what LangChain's run 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import anyio
 import httpx2
 import openai
-from attrs import frozen
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_openai import ChatOpenAI
 
 from revos.auth import BearerAuth, token_of
 from revos.config import ModelConfig
-from revos.errors import RevosAPIError, RevosError, RevosValidationError, own_copy
+from revos.errors import RevosAPIError, RevosError, own_copy
+from revos.extraction.answers import Completion, Usage
 from revos.extraction.strategies import features_in
 from revos.http_headers import retry_after_of
 from revos.redact import redact, strip, without_token
 
-__all__ = ["Completion", "complete", "make_llm", "model_ids"]
+__all__ = ["complete", "make_llm", "model_ids", "stream"]
 
 # The auth puts the real one into each request.
 NO_KEY = "set-by-revos-auth"
-
-
-@frozen
-class Completion:
-    """What the model answered: text, or the arguments of the tool that it called (JSON)."""
-
-    answer: str | None
 
 
 class _AsyncClient(openai.AsyncOpenAI):
@@ -105,20 +99,48 @@ async def complete(
 
     :raises RevosAPIError: the gateway refused, or could not be reached
     :raises RevosTokenError: no token could be had for the request
-    :raises RevosValidationError: the answer was cut off or held back
     """
-    told: RevosError
     try:
         message = await llm.ainvoke(list(messages), **options)
-    except openai.LengthFinishReasonError as error:
-        told, cause = _cut_off(), strip(error)
-    except openai.ContentFilterFinishReasonError as error:
-        told, cause = _held_back(), strip(error)
     except (openai.OpenAIError, *_MALFORMED) as error:
         told, cause = api_error(error), strip(error, _token_in(error))
     else:
         return _completion_of(message, _held_by(llm))
     # Out here, or the context of the error would be the one that holds the request.
+    raise told from cause
+
+
+async def stream(
+    llm: ChatOpenAI,
+    messages: Sequence[BaseMessage],
+    options: dict[str, Any],
+    on_part: Callable[[str], Awaitable[None]],
+) -> Completion:
+    """One chat completion, whose text is handed on as it comes.
+
+    :param on_part: takes no time
+
+    :raises RevosAPIError: the gateway refused, could not be reached, or ended too early
+    :raises RevosTokenError: no token could be had for the request
+    """
+    whole: AIMessageChunk | None = None
+    told: RevosError
+    cause: BaseException | None
+    try:
+        async for chunk in llm.astream(list(messages), **options):
+            whole = chunk if whole is None else whole + chunk
+            called = "".join(call["args"] or "" for call in chunk.tool_call_chunks)
+            if said := called or chunk.text:
+                # A cancellation here would leave the generators behind LangChain's, and the
+                # connection, to the garbage collector; in their next step it ends them all.
+                with anyio.CancelScope(shield=True):
+                    await on_part(said)
+    except (openai.OpenAIError, httpx2.HTTPError, *_MALFORMED) as error:
+        told, cause = api_error(error), strip(error, _token_in(error))
+    else:
+        if whole is not None:
+            return _completion_of(whole, _held_by(llm))
+        told, cause = RevosAPIError("the gateway's answer has no parts", temporary=True), None
     raise told from cause
 
 
@@ -143,27 +165,23 @@ def _completion_of(message: AIMessage, token: str) -> Completion:
     """What stands in the message; nothing of the token, were it sent back in it: an answer that
     does not fit stands in an error.
     """
-    reason = message.response_metadata.get("finish_reason")
-    if reason == "length":
-        raise _cut_off()
-    if reason == "content_filter":
-        raise _held_back()
     answer: str | None = message.text or None
     if message.tool_calls:
-        answer = json.dumps(message.tool_calls[0]["args"])
+        answer = json.dumps(message.tool_calls[0]["args"], ensure_ascii=False)
     elif message.invalid_tool_calls:
         answer = message.invalid_tool_calls[0]["args"]
-    return Completion(None if answer is None else without_token(answer, token))
-
-
-def _cut_off() -> RevosValidationError:
-    return RevosValidationError(
-        "the answer was cut off at its longest: raise max_tokens of this model"
+    refusal = message.additional_kwargs.get("refusal")
+    said = message.response_metadata
+    counted = message.usage_metadata
+    return Completion(
+        answer=None if answer is None else without_token(answer, token),
+        finish_reason=said.get("finish_reason"),
+        refusal=redact(str(refusal), [token]) if refusal else None,
+        usage=Usage(counted["input_tokens"], counted["output_tokens"], counted["total_tokens"])
+        if counted
+        else Usage(),
+        model=said.get("model_name"),
     )
-
-
-def _held_back() -> RevosValidationError:
-    return RevosValidationError("the gateway's content filter held the answer back")
 
 
 def api_error(error: Exception) -> RevosError:
@@ -188,6 +206,8 @@ def api_error(error: Exception) -> RevosError:
         return RevosAPIError("the gateway did not answer in time", temporary=True)
     if isinstance(error, openai.APIConnectionError):
         return _unreachable(error.__cause__ or error)
+    if isinstance(error, httpx2.HTTPError):  # In the middle of a stream.
+        return _unreachable(error)
     return RevosAPIError(
         f"the gateway's answer is no chat completion ({type(error).__name__}): check REVOS_BASE_URL"
     )

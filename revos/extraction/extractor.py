@@ -7,27 +7,24 @@ auth of that pool puts the current one into each request.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, TypeVarTuple, overload
 
-from attrs import frozen
-
-from revos import policy, scope
-from revos.config import Config, ModelConfig, match_key
-from revos.errors import RevosAPIError, RevosClosedError, RevosConfigurationError, RevosError
-from revos.extraction.strategies import Strategy, next_step, request_options, steps_of
-from revos.redact import redact
+from revos import scope
+from revos.config import Config, match_key
+from revos.errors import RevosClosedError, RevosConfigurationError, RevosInputError
+from revos.extraction.answers import Extraction
+from revos.extraction.asking import Asking, Bound
+from revos.extraction.many import Documents, Extractions
+from revos.extraction.pacing import Pace
+from revos.extraction.strategies import Strategy, steps_of
+from revos.extraction.streaming import PartialExtraction
 
 if TYPE_CHECKING:
-    from langchain_core.messages import BaseMessage
     from langchain_openai import ChatOpenAI
 
-    from revos.extraction.chat import Completion
-    from revos.extraction.runtime import Runtime
-    from revos.extraction.targets import Target
     from revos.manager import TokenManager
 
 __all__ = ["Extractors", "LangChainExtractor", "open_extractors"]
@@ -35,18 +32,6 @@ __all__ = ["Extractors", "LangChainExtractor", "open_extractors"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 E = TypeVar("E")
-
-logger = logging.getLogger("revos.extraction")
-
-
-@frozen
-class _Bound:
-    """What an extractor has once it belongs to a manager."""
-
-    manager: TokenManager
-    runtime: Runtime
-    config: ModelConfig
-    llm: ChatOpenAI
 
 
 class LangChainExtractor:
@@ -58,8 +43,12 @@ class LangChainExtractor:
     :param model_name: a configured name; case and `-`, `_`, `.` do not matter
     :param manager: the manager; the innermost open one where None
     :param settings: a configuration whose models are used in place of the manager's
-    :param strategy: `auto`, `json_schema` or `tools`
-    :raises RevosInputError: no such strategy
+    :param strategy: how the gateway is asked for the shape: `json_schema` (`response_format`),
+        `tools`, `json_text` (the schema stands in the prompt), or `auto`, the first of these that
+        it takes
+    :param repairs: how often an answer that does not fit is sent back with its problems
+    :param max_concurrency: requests at once
+    :raises RevosInputError: one of these can't be
 
     >>> import anyio, pydantic
     >>> from revos import TokenManager
@@ -82,12 +71,16 @@ class LangChainExtractor:
         manager: TokenManager | None = None,
         settings: Config | None = None,
         strategy: Strategy = "auto",
+        repairs: int = 1,
+        max_concurrency: int = 16,
     ) -> None:
         self.model_name = model_name
         self._steps = steps_of(strategy)
+        self._repairs = _whole("repairs", repairs, at_least=0)
+        self._max_concurrency = _whole("max_concurrency", max_concurrency, at_least=1)
         self._manager = manager
         self._settings = settings
-        self._bound: _Bound | None = None
+        self._bound: Bound | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -106,25 +99,121 @@ class LangChainExtractor:
         """Nothing is held that has to be waited for: the pool is the manager's."""
         self._closed = True
 
-    async def extract(self, target: type[T], prompt: Any, /, **variables: Any) -> T:
+    @overload
+    async def extract(self, target: type[T], prompt: Any, /, **variables: Any) -> T: ...
+
+    @overload
+    async def extract(self, target: Any, prompt: Any, /, **variables: Any) -> Any: ...
+
+    async def extract(self, target: Any, prompt: Any, /, **variables: Any) -> Any:
         """An instance of `target`, from the prompt filled with the variables.
 
-        :param target: a pydantic model class
+        :param target: a pydantic model, an attrs class, a dataclass, a TypedDict, an Enum or a
+            plain annotation (`list[Person]`, `int | None`, `Literal[...]`), or a JSON schema
         :param prompt: an f-string-style `str`, or a LangChain prompt template
         :param variables: exactly those of the prompt
         :raises RevosInputError: prompt, variables or target can't work; nothing was sent
-        :raises RevosValidationError: the answer does not fit
+        :raises RevosValidationError: the answer does not fit, not after the repairs either
         :raises RevosAPIError: the gateway refused, or could not be reached
         :raises RevosTokenError: no token could be had
         """
-        bound = await self._bind()
-        from revos.extraction.prompts import messages_of
+        result = await self._extract(target, prompt, variables)
+        return result.value
 
-        wanted = bound.runtime.target_of(target)
-        messages = messages_of(prompt, variables)
-        with bound.runtime.while_open():
-            completion = await self._complete(bound, wanted, messages)
-        return wanted.read(completion.answer)  # type: ignore[return-value]  # of the target's type
+    @overload
+    async def extract_result(
+        self, target: type[T], prompt: Any, /, **variables: Any
+    ) -> Extraction[T]: ...
+
+    @overload
+    async def extract_result(
+        self, target: Any, prompt: Any, /, **variables: Any
+    ) -> Extraction[Any]: ...
+
+    async def extract_result(
+        self, target: Any, prompt: Any, /, **variables: Any
+    ) -> Extraction[Any]:
+        """The same, with what it cost: usage, raw answer, strategy, attempts, model, seconds."""
+        return await self._extract(target, prompt, variables)
+
+    @overload
+    def extract_many(
+        self, target: type[T], prompt: Any, documents: Documents, *, ordered: bool = False
+    ) -> Extractions[T]: ...
+
+    @overload
+    def extract_many(
+        self, target: Any, prompt: Any, documents: Documents, *, ordered: bool = False
+    ) -> Extractions[Any]: ...
+
+    def extract_many(
+        self, target: Any, prompt: Any, documents: Documents, *, ordered: bool = False
+    ) -> Extractions[Any]:
+        """Extract from many documents, for `async with`; inside, iterate the results.
+
+        A document that fails is a result with `error`, and never the end of the others. Leaving the
+        block cancels what is under way and closes the source.
+
+        :param documents: an iterable, which is iterated in the event loop, or an async one; each is
+            a dict of variables, or the text of the prompt's only variable. The next is pulled when
+            there is room for it
+        :param ordered: results in the order of the documents, in place of as they end
+        :raises RevosInputError: the documents are none; on entering also: prompt or target can't
+            work
+
+        >>> import anyio
+        >>> from revos import TokenManager
+        >>> from revos.testing import serve_gateway
+        >>> async def main():
+        ...     async with serve_gateway() as gateway, TokenManager(gateway.config()) as tm:
+        ...         async with tm.extractor("gpt-4") as gpt4:
+        ...             texts = ["3 apples", "5 pears"]
+        ...             prompt = "How many? {text}"
+        ...             async with gpt4.extract_many(int, prompt, texts, ordered=True) as results:
+        ...                 return [result.value async for result in results]
+        >>> anyio.run(main)
+        [3, 5]
+        """
+        return Extractions(
+            self._bind,
+            target,
+            prompt,
+            documents,
+            ordered=ordered,
+            max_concurrency=self._max_concurrency,
+        )
+
+    @overload
+    def extract_stream(
+        self, target: type[T], prompt: Any, /, **variables: Any
+    ) -> PartialExtraction[T]: ...
+
+    @overload
+    def extract_stream(
+        self, target: Any, prompt: Any, /, **variables: Any
+    ) -> PartialExtraction[Any]: ...
+
+    def extract_stream(
+        self, target: Any, prompt: Any, /, **variables: Any
+    ) -> PartialExtraction[Any]:
+        """Extract while the answer arrives, for `async with`: iterate what is known so far, then
+        take `value`. An answer that does not fit is not sent back.
+
+        >>> import anyio
+        >>> from revos import TokenManager
+        >>> from revos.testing import serve_gateway
+        >>> async def main():
+        ...     async with serve_gateway() as gateway, TokenManager(gateway.config()) as tm:
+        ...         async with tm.extractor("gpt-4") as gpt4:
+        ...             prompt = "Which fruit? {text}"
+        ...             async with gpt4.extract_stream(list[str], prompt, text="figs") as parts:
+        ...                 async for part in parts:
+        ...                     assert isinstance(part, list)
+        ...             return type(parts.value)
+        >>> anyio.run(main)
+        <class 'list'>
+        """
+        return PartialExtraction(self._bind, target, prompt, variables)
 
     @property
     def llm(self) -> ChatOpenAI:
@@ -169,7 +258,7 @@ class LangChainExtractor:
             )
         return manager
 
-    async def _bind(self) -> _Bound:
+    async def _bind(self) -> Bound:
         if self._closed:
             raise RevosClosedError(
                 f"the extractor {self.model_name!r} is closed: its block was left"
@@ -182,77 +271,38 @@ class LangChainExtractor:
         config = (self._settings or manager.config).model(self.model_name)
         runtime = await manager._langchain()
         llm = await runtime.llm_for(self.model_name, config)
-        self._bound = _Bound(manager, runtime, config, llm)
+        if self._bound is None:  # Or another task of its users was first.
+            self._bound = Bound(
+                name=self.model_name,
+                manager=manager,
+                runtime=runtime,
+                config=config,
+                llm=llm,
+                steps=self._steps,
+                repairs=self._repairs,
+                pace=Pace(self._max_concurrency, manager._clock),
+            )
         return self._bound
 
-    async def _complete(
-        self, bound: _Bound, target: Target, messages: list[BaseMessage]
-    ) -> Completion:
-        """The completion by the first strategy that the gateway takes."""
-        step = bound.runtime.remembered.get(bound.config, self._steps[0])
-        if step not in self._steps:
-            step = self._steps[0]
-        while True:
-            try:
-                return await self._complete_with_retries(
-                    bound, messages, request_options(step, target)
-                )
-            except RevosAPIError as error:
-                following = next_step(self._steps, step, error)
-                if following is None:
-                    raise await _with_model_ids(bound, error) from error.__cause__
-            if bound.runtime.remembered.get(bound.config) != following:
-                bound.runtime.remembered[bound.config] = following
-                logger.info(
-                    "the gateway refuses %s for %r: using %s", step, self.model_name, following
-                )
-            step = following
+    async def _extract(
+        self, target: Any, prompt: Any, variables: Mapping[str, Any]
+    ) -> Extraction[Any]:
+        bound = await self._bind()
+        from revos.extraction.prompts import prompt_of
 
-    async def _complete_with_retries(
-        self, bound: _Bound, messages: list[BaseMessage], options: dict[str, Any]
-    ) -> Completion:
-        """The one layer of retries for what passes by itself: 429, 5xx, no connection."""
-        from revos.extraction.chat import complete
-
-        manager = bound.manager
-        failures = 0
-        while True:
-            try:
-                return await bound.runtime.call(complete, bound.llm, messages, options)
-            except RevosAPIError as error:
-                failures += 1
-                told = error.retry_after
-                if (
-                    not error.temporary
-                    or failures >= manager.config.revos.max_retries
-                    or (told is not None and told > policy.LONGEST_RETRY_AFTER_IN_CYCLE)
-                ):
-                    raise
-                seconds = policy.pause(failures, manager._random()) if told is None else told
-                logger.info("%r: %s; again in %.1f s", self.model_name, error, seconds)
-            await manager._clock.sleep(seconds)
+        asking = Asking(bound, bound.runtime.target_of(target))
+        messages = prompt_of(prompt).messages(variables)
+        clock = bound.manager._clock
+        began_at = clock.monotonic()
+        with bound.runtime.while_open():
+            value = await asking.instance(messages)
+        return asking.extraction(value, clock.monotonic() - began_at)
 
 
-async def _with_model_ids(bound: _Bound, error: RevosAPIError) -> RevosAPIError:
-    """For an unknown model id, the error with the ids that the gateway accepts.
-
-    OpenAI says 404 to one, LiteLLM 400; the list tells whether it is one.
-    """
-    if error.status_code not in (400, 404) or "model" not in f"{error} {error.code}".lower():
-        return error
-    try:
-        ids = tuple(await bound.runtime.model_ids())
-    except RevosError:  # What was asked for is the first error; that stands without the list.
-        return error
-    if not ids or bound.config.model in ids:
-        return error
-    return RevosAPIError(
-        f"{error}; the gateway accepts: {redact(', '.join(ids), ())}",
-        status_code=error.status_code,
-        code=error.code,
-        retry_after=error.retry_after,
-        available_models=ids,
-    )
+def _whole(name: str, value: object, *, at_least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise RevosInputError(f"{name} must be a whole number of at least {at_least}: {value!r}")
+    return value
 
 
 class Extractors(Mapping[str, E], Generic[E]):

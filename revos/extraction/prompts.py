@@ -8,42 +8,98 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_core.messages import BaseMessage
+from attrs import frozen
+from langchain_core.messages import BaseMessage, SystemMessage
 from langchain_core.prompts import BasePromptTemplate, PromptTemplate
 
 from revos.errors import RevosInputError
 
-__all__ = ["messages_of"]
+__all__ = ["Prompt", "prompt_of", "with_instruction"]
 
 
-def messages_of(prompt: Any, variables: Mapping[str, object]) -> list[BaseMessage]:
-    """The messages of a prompt, checked before anything is sent.
+@frozen(eq=False)
+class Prompt:
+    """A template, and the names of its variables.
+
+    :ivar needed: those without which it can't be filled
+    :ivar known: all of them
+    """
+
+    template: BasePromptTemplate[Any]
+    needed: frozenset[str]
+    known: frozenset[str]
+
+    def messages(self, variables: Mapping[str, object]) -> list[BaseMessage]:
+        """Its messages, filled; checked before anything is sent.
+
+        :raises RevosInputError: a variable is missing or unknown, or it can't be filled with them
+        """
+        given = variables.keys()
+        if not self.needed <= given <= self.known:
+            raise self._misfit(frozenset(given))
+        try:
+            return self.template.format_prompt(**variables).to_messages()
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise RevosInputError(
+                f"the prompt can't be filled ({type(error).__name__}): check its format fields"
+            ) from error
+
+    def variables_of(self, document: object) -> Mapping[str, object]:
+        """A document of many as variables: a mapping is them, a text is the only one.
+
+        :raises RevosInputError: it is neither, or there is not just one
+        """
+        if isinstance(document, Mapping):
+            return document
+        if not isinstance(document, str):
+            raise RevosInputError(
+                "a document must be a dict of the prompt's variables or a str, not "
+                f"{type(document).__name__}"
+            )
+        if len(self.needed) != 1:
+            raise RevosInputError(
+                "a str as a document needs a prompt with one variable; this one has: "
+                f"{', '.join(sorted(self.known)) or 'none'}"
+            )
+        return dict.fromkeys(self.needed, document)
+
+    def _misfit(self, given: frozenset[str]) -> RevosInputError:
+        problems = [
+            f"{what}: {', '.join(sorted(map(str, names)))}"
+            for what, names in (
+                ("missing", self.needed - given),
+                ("unknown", given - self.known),
+            )
+            if names
+        ]
+        return RevosInputError(
+            f"the prompt's variables do not fit ({'; '.join(problems)}); "
+            f"it has: {', '.join(sorted(self.known)) or 'none'}"
+        )
+
+
+def prompt_of(prompt: Any) -> Prompt:
+    """What to fill.
 
     :param prompt: an f-string-style text, whose literal braces are doubled, or a LangChain prompt
         template
-    :raises RevosInputError: it is neither, it can't be read, or a variable is missing or unknown
+    :raises RevosInputError: it is neither, or can't be read
     """
     template = _template_of(prompt)
     optional = set(getattr(template, "optional_variables", ()))
     needed = set(template.input_variables) - optional
-    given = set(variables)
     known = needed | optional | set(template.partial_variables)
-    problems = [
-        f"{what}: {', '.join(sorted(names))}"
-        for what, names in (("missing", needed - given), ("unknown", given - known))
-        if names
-    ]
-    if problems:
-        raise RevosInputError(
-            f"the prompt's variables do not fit ({'; '.join(problems)}); "
-            f"it has: {', '.join(sorted(known)) or 'none'}"
-        )
-    try:
-        return template.format_prompt(**variables).to_messages()
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise RevosInputError(
-            f"the prompt can't be filled ({type(error).__name__}): check its format fields"
-        ) from error
+    return Prompt(template, frozenset(needed), frozenset(known))
+
+
+def with_instruction(messages: list[BaseMessage], text: str) -> list[BaseMessage]:
+    """The messages with one more thing said by the system, in front: some models take it nowhere
+    else, and take one only.
+    """
+    first = messages[0] if messages else None
+    if isinstance(first, SystemMessage) and isinstance(first.content, str):
+        return [SystemMessage(f"{first.content}\n\n{text}"), *messages[1:]]
+    return [SystemMessage(text), *messages]
 
 
 def _template_of(prompt: Any) -> BasePromptTemplate[Any]:

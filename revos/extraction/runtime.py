@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 import anyio
@@ -134,6 +135,14 @@ class Runtime:
         """Run an asyncio-only coroutine function where LangChain runs."""
         return await _call(self._parts().portal, function, *args)
 
+    def callable_from_asyncio(
+        self, function: Callable[[*Ts], Awaitable[T]]
+    ) -> Callable[..., Awaitable[T]]:
+        """For what `call` runs: calls a coroutine function in the manager's own loop."""
+        if self._parts().portal is None:
+            return function
+        return partial(self.manager._portal.call_async, function)
+
     async def llm_for(self, name: str, config: ModelConfig) -> ChatOpenAI:
         """The chat model with these settings, built once."""
         llm = self._llms.get(config)
@@ -198,6 +207,7 @@ def _import_langchain() -> None:
     """Takes seconds, and holds the interpreter's lock for part of it."""
     import revos.extraction.chat
     import revos.extraction.prompts
+    import revos.extraction.repairs
     import revos.extraction.targets  # noqa: F401
 
 

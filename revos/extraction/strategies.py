@@ -1,30 +1,46 @@
 """How a gateway is asked for an answer of a given shape, and when it is asked another way.
 
 A strategy is data for the request. `auto` steps down when the gateway refuses the feature that a
-strategy needs; which one serves is remembered for each model.
+strategy needs; which one serves is remembered for each model. The last one needs nothing: the
+schema stands in the prompt.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+import json
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from revos.errors import RevosAPIError, RevosInputError
 
 if TYPE_CHECKING:
     from revos.extraction.targets import Target
 
-__all__ = ["STEPS", "Step", "Strategy", "features_in", "next_step", "request_options", "steps_of"]
+__all__ = [
+    "STEPS",
+    "Step",
+    "Strategy",
+    "features_in",
+    "instruction",
+    "later",
+    "next_step",
+    "request_options",
+    "steps_of",
+]
 
-Step = Literal["json_schema", "tools"]
-Strategy = Literal["auto", "json_schema", "tools"]
+Step = Literal["json_schema", "tools", "json_text"]
+Strategy = Literal["auto", "json_schema", "tools", "json_text"]
 
-STEPS: tuple[Step, ...] = ("json_schema", "tools")
+STEPS: tuple[Step, ...] = get_args(Step)
 
 # What a gateway's refusal of the feature has in its text, param or code.
 _NAMES: dict[Step, tuple[str, ...]] = {
     "json_schema": ("response_format", "json_schema", "structured output"),
     "tools": ("tool", "function"),
+    "json_text": (),
 }
+# Refusals of what was sent, whose texts may name anything: OpenAI's of a long prompt tells how many
+# of its tokens are in functions.
+_OF_THE_CONTENT = ("context_length_exceeded", "content_filter", "content_policy_violation")
 
 
 def steps_of(strategy: Strategy) -> tuple[Step, ...]:
@@ -45,8 +61,19 @@ def next_step(steps: tuple[Step, ...], refused: Step, error: RevosAPIError) -> S
     """
     if error.status_code not in (400, 422) or refused not in error.features:
         return None
-    later = steps[steps.index(refused) + 1 :]
-    return later[0] if later else None
+    if error.code in _OF_THE_CONTENT:
+        return None
+    further = steps[steps.index(refused) + 1 :]
+    return further[0] if further else None
+
+
+def later(one: Step, other: Step) -> Step:
+    """The one further down: several requests step down at once, in any order.
+
+    >>> later("json_text", "tools")
+    'json_text'
+    """
+    return max(one, other, key=STEPS.index)
 
 
 def features_in(words: str) -> tuple[str, ...]:
@@ -61,9 +88,14 @@ def features_in(words: str) -> tuple[str, ...]:
 
 def request_options(step: Step, target: Target) -> dict[str, Any]:
     """What the step adds to a chat completion request."""
+    if step == "json_text":
+        return {}
     if step == "json_schema":
         schema = {"name": target.name, "schema": target.schema, "strict": target.strict}
-        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+        # As a part of the body that LangChain does not look at: of what it knows to be a format it
+        # would have each answer parsed once more, and lose what a cut-off one cost.
+        wanted = {"type": "json_schema", "json_schema": schema}
+        return {"extra_body": {"response_format": wanted}}
     function = {
         "name": target.name,
         "description": target.description,
@@ -74,3 +106,11 @@ def request_options(step: Step, target: Target) -> dict[str, Any]:
         "tools": [{"type": "function", "function": function}],
         "tool_choice": {"type": "function", "function": {"name": target.name}},
     }
+
+
+def instruction(target: Target) -> str:
+    """What a model is told where nothing but the prompt can tell it the schema."""
+    return (
+        f"{target.description}\nAnswer with nothing but one JSON value that fits this JSON schema, "
+        f"without any other text:\n{json.dumps(target.schema, ensure_ascii=False)}"
+    )

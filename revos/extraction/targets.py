@@ -57,6 +57,9 @@ class Target:
                 target=self.type,
             ) from error
 
+    def unwrapped(self, value: Any) -> Any:
+        return value
+
 
 def target_of(type_: Any) -> Target:
     """The target for a pydantic model.

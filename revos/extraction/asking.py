@@ -1,0 +1,298 @@
+"""One document's way to an instance: strategies, retries, repairs, and what they cost."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from attrs import define, field, frozen
+
+from revos import policy
+from revos.config import ModelConfig
+from revos.errors import (
+    Problem,
+    RevosAPIError,
+    RevosError,
+    RevosTokenError,
+    RevosValidationError,
+)
+from revos.extraction.answers import Completion, Extraction, Usage
+from revos.extraction.json_text import json_values
+from revos.extraction.pacing import Pace
+from revos.extraction.strategies import (
+    Step,
+    instruction,
+    later,
+    next_step,
+    request_options,
+)
+from revos.redact import redact
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+    from langchain_openai import ChatOpenAI
+
+    from revos.extraction.runtime import Runtime
+    from revos.extraction.targets import Target
+    from revos.manager import TokenManager
+
+__all__ = ["Asking", "Bound"]
+
+logger = logging.getLogger("revos.extraction")
+
+
+@frozen(eq=False)
+class Bound:
+    """What an extractor has once it belongs to a manager."""
+
+    name: str
+    manager: TokenManager
+    runtime: Runtime
+    config: ModelConfig
+    llm: ChatOpenAI
+    steps: tuple[Step, ...]
+    repairs: int
+    pace: Pace
+
+
+@define(eq=False)
+class Asking:
+    """:ivar patient: one of many documents: what keeps all of them waiting is waited for longer
+    :ivar on_part: takes the text as it comes; after the first part nothing is tried again
+    """
+
+    bound: Bound
+    target: Target
+    patient: bool = False
+    on_part: Callable[[str], Awaitable[None]] | None = None
+    _usage: Usage = field(factory=Usage, init=False)
+    _raw: str | None = field(default=None, init=False, repr=False)
+    _strategy: Step | None = field(default=None, init=False)
+    _attempts: int = field(default=0, init=False)
+    _model: str | None = field(default=None, init=False)
+    _has_begun: bool = field(default=False, init=False)
+
+    async def instance(self, messages: list[BaseMessage]) -> Any:
+        """An instance of the target.
+
+        :raises RevosValidationError: the answers do not fit, or there is none
+        :raises RevosAPIError: the gateway refused, or could not be reached
+        :raises RevosTokenError: no token could be had
+        """
+        from revos.extraction.repairs import complaint
+
+        repairs = 0 if self.on_part is not None else self.bound.repairs
+        while True:
+            completion = await self._complete(messages)
+            try:
+                return self._read(completion)
+            except RevosValidationError as error:
+                if error.reason != "invalid" or repairs == 0:
+                    raise
+                repairs -= 1
+                messages = [*messages, *complaint(completion.answer, error)]
+
+    def extraction(self, value: Any, seconds: float, **more: Any) -> Extraction[Any]:
+        """What came of it, with what it cost."""
+        return Extraction(
+            value=value,
+            usage=self._usage,
+            raw=self._raw,
+            strategy=self._strategy,
+            attempts=self._attempts,
+            model=self._model,
+            seconds=seconds,
+            **more,
+        )
+
+    def _read(self, completion: Completion) -> Any:
+        """The first value of the answer that fits, or what is wrong with the first of all."""
+        _check_whole(completion, self.target)
+        if not completion.answer:
+            raise _no_answer(self.target)
+        first: RevosValidationError | None = None
+        for text in json_values(completion.answer):
+            try:
+                return self._read_value(text)
+            except RevosValidationError as error:
+                first = first or error
+        if first is None:
+            first = RevosValidationError(
+                f"the model's answer does not fit {self.target.name}: there is no JSON in it",
+                problems=(Problem("", "no JSON value in the answer"),),
+                target=self.target.type,
+            )
+        first.raw = completion.answer
+        raise first
+
+    def _read_value(self, text: str) -> Any:
+        try:
+            return self.target.read(text)
+        except RevosError:
+            raise
+        except Exception as error:
+            # Raised by code of the target's: a validator, a converter.
+            problem = Problem("", f"{type(error).__name__}: {error}")
+            raise RevosValidationError(
+                f"the model's answer does not fit {self.target.name}: {problem.message}",
+                problems=(problem,),
+                target=self.target.type,
+            ) from error
+
+    async def _complete(self, messages: list[BaseMessage]) -> Completion:
+        """The completion by the first strategy that the gateway takes."""
+        steps, remembered = self.bound.steps, self.bound.runtime.remembered
+        step = remembered.get(self.bound.config, steps[0])
+        if step not in steps:
+            step = steps[0]
+        while True:
+            try:
+                completion = await self._complete_by(step, messages)
+            except RevosAPIError as error:
+                following = next_step(steps, step, error)
+                if following is None:
+                    raise await self._with_model_ids(error) from error.__cause__
+            else:
+                self._strategy, self._raw = step, completion.answer
+                self._attempts += 1
+                self._usage += completion.usage
+                self._model = completion.model or self._model
+                return completion
+            self._remember(step, following)
+            step = following
+
+    def _remember(self, refused: Step, following: Step) -> None:
+        remembered = self.bound.runtime.remembered
+        before = remembered.get(self.bound.config, refused)
+        remembered[self.bound.config] = later(before, following)
+        if remembered[self.bound.config] != before:
+            logger.info(
+                "the gateway refuses %s for %r: using %s", refused, self.bound.name, following
+            )
+
+    async def _complete_by(self, step: Step, messages: list[BaseMessage]) -> Completion:
+        from revos.extraction.chat import complete, stream
+        from revos.extraction.prompts import with_instruction
+
+        if step == "json_text":
+            messages = with_instruction(messages, instruction(self.target))
+        ask: Callable[..., Awaitable[Completion]] = complete
+        if self.on_part is not None:
+            ask = partial(stream, on_part=self.bound.runtime.callable_from_asyncio(self._hand_on))
+        return await self._with_retries(ask, messages, request_options(step, self.target))
+
+    async def _hand_on(self, part: str) -> None:
+        self._has_begun = True
+        if self.on_part is not None:
+            await self.on_part(part)
+
+    async def _with_retries(
+        self,
+        ask: Callable[..., Awaitable[Completion]],
+        messages: list[BaseMessage],
+        options: dict[str, Any],
+    ) -> Completion:
+        """The one layer of retries for what passes by itself: 429, 5xx, no connection."""
+        bound, pace = self.bound, self.bound.pace
+        failures = successes = 0
+        while True:
+            try:
+                async with pace.turn():
+                    successes = pace.successes
+                    completion = await bound.runtime.call(ask, bound.llm, messages, options)
+            except (RevosAPIError, RevosTokenError) as error:
+                others_get_on = pace.successes != successes
+                if others_get_on and _is_busy(error):
+                    failures = 0  # Its turn comes.
+                failures += 1
+                if not self._may_try_again(error, failures):
+                    raise
+                told = _told(error)
+                if told is None and others_get_on:
+                    pause = policy.pause(failures, bound.manager._random())
+                else:
+                    pause = pace.hold(told, bound.manager._random())
+                logger.info("%r: %s; again in %.1f s", bound.name, error, pause)
+            else:
+                pace.succeeded()
+                return completion
+            await bound.manager._clock.sleep(pause)
+
+    def _may_try_again(self, error: RevosAPIError | RevosTokenError, failures: int) -> bool:
+        if self._has_begun or not error.temporary:
+            return False
+        if isinstance(error, RevosTokenError) and not self.patient:
+            return False  # It comes of a whole cycle of tries.
+        longest = policy.LONGEST_RETRY_AFTER_IN_CYCLE
+        if self.patient:
+            longest = policy.LONGEST_RETRY_AFTER
+        told = _told(error)
+        return failures < self.bound.manager.config.revos.max_retries and (
+            told is None or told <= longest
+        )
+
+    async def _with_model_ids(self, error: RevosAPIError) -> RevosAPIError:
+        """For an unknown model id, the error with the ids that the gateway accepts.
+
+        OpenAI says 404 to one, LiteLLM 400; the list tells whether it is one.
+        """
+        if error.status_code not in (400, 404) or "model" not in f"{error} {error.code}".lower():
+            return error
+        try:
+            ids = tuple(await self.bound.runtime.model_ids())
+        except RevosError:  # What was asked for is the first error; that stands without the list.
+            return error
+        if not ids or self.bound.config.model in ids:
+            return error
+        return RevosAPIError(
+            f"{error}; the gateway accepts: {redact(', '.join(ids), ())}",
+            status_code=error.status_code,
+            code=error.code,
+            retry_after=error.retry_after,
+            available_models=ids,
+        )
+
+
+def _told(error: RevosAPIError | RevosTokenError) -> float | None:
+    """Seconds to wait, where the gateway or the manager knows them."""
+    told: float | None = getattr(error, "retry_after", None)
+    return told
+
+
+def _is_busy(error: RevosError) -> bool:
+    return isinstance(error, RevosAPIError) and error.status_code == 429
+
+
+def _check_whole(completion: Completion, target: Target) -> None:
+    """:raises RevosValidationError: the model refused, or its answer is not whole"""
+    if completion.refusal is not None:
+        raise RevosValidationError(
+            f"the model refused to answer: {completion.refusal}",
+            reason="refusal",
+            raw=completion.answer,
+            target=target.type,
+        )
+    if completion.finish_reason == "length":
+        raise RevosValidationError(
+            "the answer was cut off at its longest: raise max_tokens of this model",
+            reason="length",
+            raw=completion.answer,
+            target=target.type,
+        )
+    if completion.finish_reason == "content_filter":
+        raise RevosValidationError(
+            "the gateway's content filter held the answer back",
+            reason="content_filter",
+            raw=completion.answer,
+            target=target.type,
+        )
+
+
+def _no_answer(target: Target) -> RevosValidationError:
+    return RevosValidationError(
+        f"the model gave no answer to fit {target.name}",
+        problems=(Problem("", "no answer"),),
+        target=target.type,
+    )

@@ -1,0 +1,77 @@
+"""How fast one extractor asks: its room, and the pauses that all of its requests share.
+
+A gateway that is busy (429), down, or for which there is no token, is so for all documents alike.
+Then all wait together, and the first to ask again is one; each success lets one more follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+from attrs import define, field
+
+from revos import policy
+from revos.clock import Clock
+
+__all__ = ["Pace"]
+
+
+@define(eq=False)
+class Pace:
+    """:ivar successes: answers of the gateway so far, by which a request sees whether others get on
+    while it does not
+    """
+
+    max_concurrency: int
+    clock: Clock
+    successes: int = field(default=0, init=False)
+    _room: anyio.CapacityLimiter = field(init=False)
+    _resume_at: float = field(default=0.0, init=False)
+    _holds: int = field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._room = anyio.CapacityLimiter(self.max_concurrency)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Room for one request, when no pause is on."""
+        request = object()  # Not the task: what runs in it may ask, too.
+        while True:
+            while (seconds := self._resume_at - self.clock.monotonic()) > 0:
+                await self.clock.sleep(seconds)
+            await self._room.acquire_on_behalf_of(request)
+            if self._resume_at <= self.clock.monotonic():
+                break
+            self._room.release_on_behalf_of(request)
+        try:
+            yield
+        finally:
+            self._room.release_on_behalf_of(request)
+
+    def succeeded(self) -> None:
+        """The gateway has answered: it is there for one more."""
+        self.successes += 1
+        self._holds = 0
+        if self._room.total_tokens < self.max_concurrency:
+            self._room.total_tokens += 1
+
+    def hold(self, seconds: float | None, random: float) -> float:
+        """Let nobody ask for a while: as long as the gateway told, or longer each time.
+
+        Requests that were on their way together fail together: while a pause is on, one that the
+        gateway did not ask for does not prolong it.
+
+        :return: seconds that it lasts
+        """
+        now = self.clock.monotonic()
+        if seconds is None and now < self._resume_at:
+            return self._resume_at - now
+        if now >= self._resume_at:
+            self._holds += 1
+        if seconds is None:
+            seconds = policy.pause(self._holds, random)
+        self._resume_at = max(self._resume_at, now + seconds)
+        self._room.total_tokens = 1
+        return seconds

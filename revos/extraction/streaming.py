@@ -1,0 +1,125 @@
+"""An object that grows while its answer arrives, and is validated at the end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import anyio
+
+from revos.errors import RevosClosedError, RevosError, own_copy
+from revos.extraction.answers import Extraction
+from revos.extraction.asking import Asking, Bound
+from revos.extraction.block import Block
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+
+    from revos.extraction.targets import Target
+
+__all__ = ["PartialExtraction"]
+
+T = TypeVar("T")
+
+
+class PartialExtraction(Block[str], Generic[T]):
+    """What `extract_stream` gives: an async context manager, and inside it an async iterator of
+    what is known so far.
+    """
+
+    def __init__(
+        self,
+        bind: Callable[[], Awaitable[Bound]],
+        target: Any,
+        prompt: Any,
+        variables: Mapping[str, Any],
+    ) -> None:
+        super().__init__("extract_stream", room=float("inf"))  # An answer has an end.
+        self._bind, self._wanted, self._prompt, self._variables = bind, target, prompt, variables
+        self._text = ""
+        self._last: Any = None
+        self._result: Extraction[T] | None = None
+        self._failure: RevosError | None = None
+        self._target: Target
+
+    async def _prepare(self) -> Callable[[], Awaitable[None]]:
+        bound = await self._bind()
+        from revos.extraction.prompts import prompt_of
+
+        self._target = bound.runtime.target_of(self._wanted)
+        messages = prompt_of(self._prompt).messages(self._variables)
+        return partial(self._extract, bound, messages)
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        """What is known now, where that is more than before: a dict, or a list where the target is
+        one.
+
+        :raises RevosValidationError: the answer, which has ended, does not fit
+        :raises RevosAPIError: the gateway refused, or could not be reached
+        :raises RevosTokenError: no token could be had
+        """
+        while True:
+            try:
+                self._text += await self._take()
+            except anyio.EndOfStream:
+                if self._failure is not None:
+                    raise own_copy(self._failure) from self._failure.__cause__
+                raise StopAsyncIteration from None
+            known = self._target.unwrapped(_known(self._text))
+            if known is not None and known != self._last:
+                self._last = known
+                return known
+
+    @property
+    def value(self) -> T:
+        """The instance of the target, once the answer has ended.
+
+        :raises RevosError: why there is none
+        """
+        return self.result.value
+
+    @property
+    def result(self) -> Extraction[T]:
+        """The instance and what it cost, once the answer has ended.
+
+        :raises RevosError: why there is none
+        """
+        if self._failure is not None:
+            raise own_copy(self._failure)
+        if self._result is None:
+            raise RevosClosedError("the answer has not ended: read all of its parts first")
+        return self._result
+
+    async def _hand_on(self, part: str) -> None:
+        with suppress(anyio.BrokenResourceError):  # The block is being left.
+            self._given.send_nowait(part)
+
+    async def _extract(self, bound: Bound, messages: list[BaseMessage]) -> None:
+        asking = Asking(bound, self._target, on_part=self._hand_on)
+        clock = bound.manager._clock
+        began_at = clock.monotonic()
+        try:
+            with bound.runtime.while_open():
+                value = await asking.instance(messages)
+        except RevosError as error:
+            self._failure = error
+        else:
+            self._result = asking.extraction(value, clock.monotonic() - began_at)
+
+
+def _known(text: str) -> Any:
+    """What an unfinished JSON text says already; None where it says nothing."""
+    from pydantic_core import from_json
+
+    starts = [at for at in (text.find("{"), text.find("[")) if at >= 0]
+    if not starts:
+        return None
+    try:
+        return from_json(text[min(starts) :], allow_partial="trailing-strings")
+    except ValueError:
+        return None

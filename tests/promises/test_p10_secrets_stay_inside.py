@@ -318,7 +318,11 @@ async def test_nothing_leaks_over_real_connections(library, auth_method):
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 2", b"nonsense\r\n\r\n"], ids=str)
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"HTTP/1.1 2", b"nonsense\r\n\r\n"],
+    ids=["nothing", "half-a-status-line", "no-http"],
+)
 async def test_nothing_leaks_when_a_connection_breaks(scheme, answer):
     async def handle(stream):
         async with stream:

@@ -42,6 +42,27 @@ def test_before_it_has_read_its_configuration_a_manager_says_so():
         TokenManager().config  # noqa: B018 - it is a property
 
 
+async def test_a_manager_shows_its_state_and_of_its_token_the_fingerprint():
+    endpoint = ScriptedEndpoint()
+    tm = manager(endpoint)
+
+    shown = [repr(tm)]
+    with endpoint.hold():
+        async with tm:
+            shown.append(repr(tm))
+    async with manager(ScriptedEndpoint()) as other:
+        token = await other.refresh(superseding="another")
+        shown.append(repr(other))
+    shown.append(repr(tm))
+
+    assert shown == [
+        "<TokenManager not entered, token none>",
+        "<TokenManager open, token none>",
+        f"<TokenManager open, token {token.fingerprint}>",
+        "<TokenManager closed, token none>",
+    ]
+
+
 async def test_a_stream_outside_its_block_is_closed():
     async with manager(ScriptedEndpoint()) as tm:
         async with tm.subscribe() as stream:

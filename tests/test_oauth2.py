@@ -989,6 +989,25 @@ def test_a_timeout_says_so(error):
     )
 
 
+def test_an_error_without_a_text_says_what_stands_behind_it():
+    error, between = httpx.ConnectError(""), OSError()
+    error.__cause__ = between
+    between.__context__ = OSError("certificate has expired")
+
+    failure = transport_failure(request(), "app", error)
+
+    assert "no answer (ConnectError: certificate has expired): check " in failure.reason
+
+
+def test_an_error_with_no_text_behind_it_either_is_called_by_its_type():
+    error = httpx.ConnectError("")
+    error.__cause__ = OSError()
+
+    failure = transport_failure(request(), "app", error)
+
+    assert "no answer (ConnectError): check " in failure.reason
+
+
 def test_a_missing_file_can_come_back_but_is_not_waited_for():
     error = FileNotFoundError(2, "No such file or directory", "/run/secret")
     failure = request_failure("client_secret_post", "app", URL, error)

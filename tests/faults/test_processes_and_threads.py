@@ -220,7 +220,9 @@ async def test_a_manager_that_was_closed_before_a_fork_is_passed_over_in_the_chi
             tasks.start_soon(outlive)
         left.set()
 
-    assert said[0].startswith("RevosConfigurationError: get_token_info() found no open TokenManager")
+    assert said[0].startswith(
+        "RevosConfigurationError: get_token_info() found no open TokenManager"
+    )
 
 
 @needs_fork

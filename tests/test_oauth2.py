@@ -228,6 +228,13 @@ def test_basic_knows_its_header_as_a_secret():
     assert {header, header.removeprefix("Basic ")} <= set(sent.secrets)
 
 
+def test_a_further_parameter_is_a_secret_from_sixteen_characters_on():
+    sent = request(parameters={"api_key": "k" * 16, "version": "v" * 15, "scope": "s" * 16})
+
+    assert "k" * 16 in sent.secrets
+    assert {"v" * 15, "s" * 16}.isdisjoint(sent.secrets)
+
+
 def test_a_query_of_the_url_is_sent_but_not_shown():
     asked = credential(token_url=URL + "?key=1")
 

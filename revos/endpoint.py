@@ -19,7 +19,7 @@ from typing import cast
 import anyio
 import httpx
 from anyio.lowlevel import cancel_shielded_checkpoint
-from attrs import define, field
+from attrs import define, evolve, field
 
 from revos import oauth2
 from revos.clients import CLOSING_SECONDS, ConnectionGuard, make_client, ssl_context_for
@@ -84,6 +84,8 @@ class TokenEndpoint:
     # Of each way: a secret file that never answers holds one thread, not one for each attempt.
     building: Mapping[Way, Lock] = field(factory=lambda: {way: Lock() for way in Way}, repr=False)
     _warned: set[str] = field(factory=set, init=False)
+    # The last token that came. It is in use when a server sends it back in what follows.
+    _given: tuple[str, ...] = field(default=(), init=False, repr=False)
 
     @classmethod
     @asynccontextmanager
@@ -149,6 +151,8 @@ class TokenEndpoint:
             outcome = self._timed_out(source, request, seconds)
         if isinstance(outcome, Failure):
             await self._close_own_client()
+        else:
+            self._given = (outcome.value,)
         self._log(source, outcome, self.clock.monotonic() - started_at)
         return outcome, head
 
@@ -166,6 +170,7 @@ class TokenEndpoint:
             )
         finally:
             self.building[way].release()
+        request = evolve(request, secrets=(*request.secrets, *self._given))
         if self.make_client is not None and self.client.is_closed:
             return request, self.make_client()
         return request, self.client

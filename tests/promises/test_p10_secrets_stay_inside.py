@@ -16,7 +16,16 @@ import uvloop
 from anyio import to_thread
 from evidence import gathered
 from sockets import raw_server
-from support import BASE_URL, TOKEN_URL, ManualClock, ScriptedApi, config, settle
+from support import (
+    BASE_URL,
+    TOKEN_URL,
+    ManualClock,
+    ScriptedApi,
+    ScriptedEndpoint,
+    config,
+    manager,
+    settle,
+)
 
 from revos import BearerAuth, RevosError, TokenManager, blocking, get_token_info
 from revos.testing import Answer, serve_gateway
@@ -204,6 +213,26 @@ async def test_an_extra_parameter_that_the_server_sends_back_is_masked():
 
     assert any(place == "exception" for place, _ in evidence.texts)
     assert evidence.places_of(extra) == set()
+
+
+async def test_the_token_in_use_is_masked_where_the_endpoint_sends_it_back_in_a_later_answer():
+    said = {"error": "invalid_request", "error_description": f"{TOKEN} is still good"}
+    broken = httpx.RemoteProtocolError(f"illegal header line: {TOKEN!r}")
+    endpoint, clock = ScriptedEndpoint(), ManualClock()
+    endpoint.name = lambda _: TOKEN
+    endpoint.script = [200, httpx.Response(400, json=said), 200, broken]
+
+    with gathered() as evidence:
+        settings = {"max_retries": 1, "token": {"enable_periodic_refresh": False}}
+        async with manager(endpoint, clock, **settings) as tm:
+            for _ in range(4):
+                await keep(evidence, tm.refresh)
+                look_at(tm, evidence)
+                await clock.advance(1)
+
+    assert endpoint.count == 4
+    assert sum(place == "exception" for place, _ in evidence.texts) >= 2
+    assert evidence.places_of(TOKEN) == set()
 
 
 @pytest.mark.parametrize("content", [b"whole", iter([b"streamed"])], ids=["replayed", "streamed"])

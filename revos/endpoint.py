@@ -28,7 +28,7 @@ from revos.config import GatewayConfig
 from revos.credentials import CredentialSource, credential_sources
 from revos.errors import RevosConfigurationError
 from revos.oauth2 import Failure, Grant, TokenRequest
-from revos.policy import Now, Way
+from revos.policy import Now, Way, leeway_of
 from revos.threads import run_in_thread
 from revos.token import fingerprint_of
 
@@ -211,6 +211,11 @@ class TokenEndpoint:
             now=head.time,
             default_lifetime=self.default_lifetime,
         )
+        if isinstance(outcome, Grant):
+            usable_until_at = head.monotonic + outcome.lifetime - leeway_of(outcome.lifetime)
+            if self.clock.monotonic() >= usable_until_at:
+                late = TimeoutError("the token had expired before all of its answer was there")
+                outcome = oauth2.transport_failure(request, source.client_id, late)
         return outcome, head
 
     def _timed_out(

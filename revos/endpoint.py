@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from http.cookiejar import CookieJar
 from threading import Lock
@@ -193,9 +193,12 @@ class TokenEndpoint:
             extensions={"trace": ConnectionGuard()},
         )
         http_request.stream = _Body(request.body)
-        response = await self.client.send(
-            http_request, stream=True, auth=None, follow_redirects=False
-        )
+        try:
+            response = await self.client.send(
+                http_request, stream=True, auth=None, follow_redirects=False
+            )
+        except httpx.HTTPStatusError as error:  # A hook of the user's client called it that.
+            response = error.response
         try:
             head = self._now()
             body = await _read(response)
@@ -280,6 +283,10 @@ async def _read(response: httpx.Response) -> bytes:
     Of chunks of a byte each httpcore has ten thousand at hand before it waits for more, so in
     between others get their turn (P11); shielded, for the same reason.
     """
+    if response.is_closed:  # By a hook of the user's client, which has read it or let it go.
+        with suppress(httpx.ResponseNotRead):
+            return response.content
+        return b""
     body, parts = bytearray(), 0
     with anyio.CancelScope() as scope:
         # Not `aiter_raw`, which has nothing left to give where a mock transport made the answer.

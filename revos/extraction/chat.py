@@ -7,7 +7,7 @@ late, in a thread. Its coroutines run on asyncio, which is what LangChain's run 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +23,7 @@ from revos.errors import RevosAPIError, RevosError, RevosValidationError, own_co
 from revos.extraction.strategies import features_in
 from revos.http_headers import retry_after_of
 from revos.redact import redact, strip, without_token
+from revos.token import AccessToken
 
 __all__ = ["Completion", "complete", "make_llm", "model_ids"]
 
@@ -108,6 +109,7 @@ async def complete(
     :raises RevosValidationError: the answer was cut off or held back
     """
     told: RevosError
+    held = _held_by(llm)  # Another may be held by the time of the answer.
     try:
         message = await llm.ainvoke(list(messages), **options)
     except openai.LengthFinishReasonError as error:
@@ -117,7 +119,7 @@ async def complete(
     except (openai.OpenAIError, *_MALFORMED) as error:
         told, cause = api_error(error), strip(error, _token_in(error))
     else:
-        return _completion_of(message, _held_by(llm))
+        return _completion_of(message, {held, _held_by(llm)})
     # Out here, or the context of the error would be the one that holds the request.
     raise told from cause
 
@@ -134,13 +136,13 @@ _MALFORMED = (
 )
 
 
-def _held_by(llm: ChatOpenAI) -> str:
+def _held_by(llm: ChatOpenAI) -> AccessToken | None:
     client: _AsyncClient = llm.root_async_client
-    return client.auth.held_value() if client.auth is not None else ""
+    return client.auth.held() if client.auth is not None else None
 
 
-def _completion_of(message: AIMessage, token: str) -> Completion:
-    """What stands in the message; nothing of the token, were it sent back in it: an answer that
+def _completion_of(message: AIMessage, tokens: Collection[AccessToken | None]) -> Completion:
+    """What stands in the message; nothing of the tokens, were one sent back in it: an answer that
     does not fit stands in an error.
     """
     reason = message.response_metadata.get("finish_reason")
@@ -153,7 +155,10 @@ def _completion_of(message: AIMessage, token: str) -> Completion:
         answer = json.dumps(message.tool_calls[0]["args"])
     elif message.invalid_tool_calls:
         answer = message.invalid_tool_calls[0]["args"]
-    return Completion(None if answer is None else without_token(answer, token))
+    for token in tokens:
+        if answer is not None and token is not None:
+            answer = without_token(answer, token.value)
+    return Completion(answer)
 
 
 def _cut_off() -> RevosValidationError:

@@ -473,6 +473,28 @@ async def test_a_gateway_that_sends_the_token_back_makes_no_extraction_leak_it(s
     assert evidence.places_of(SECRET, token) == set()
 
 
+async def test_an_answer_with_a_token_that_was_replaced_meanwhile_makes_no_extraction_leak_it():
+    with gathered() as evidence:
+        async with (
+            serve_gateway() as gateway,
+            TokenManager(gateway.config()) as tm,
+            tm.extractor("gpt-4") as gpt4,
+            anyio.create_task_group() as tasks,
+        ):
+            sent = await tm.get_token()
+            gateway.chat_script.append(sent)
+            gateway.chat_delay = 0.05
+            tasks.start_soon(keep, evidence, partial(gpt4.extract, person(), PROMPT, text=TEXT))
+            with anyio.fail_after(5):
+                while not gateway.api_requests:
+                    await anyio.sleep(0.001)
+            kept = await tm.get_token(force_refresh=True)
+
+    assert sent != kept
+    assert any(place == "exception" for place, _ in evidence.texts)
+    assert evidence.places_of(sent, kept) == set()
+
+
 # What logs say instead.
 
 

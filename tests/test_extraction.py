@@ -16,7 +16,7 @@ import pytest
 from anyio import to_thread
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from sockets import Hostile, raw_server
-from support import ScriptedEndpoint
+from support import ScriptedEndpoint, completion
 
 from revos import (
     Config,
@@ -553,20 +553,7 @@ async def test_another_refusal_does_not_step_down(gpt4, revos_gateway, status, w
 async def test_an_answer_that_is_not_whole_is_told_as_one(
     tm, revos_gateway, strategy, reason, told
 ):
-    cut_off = {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "gpt-4",
-        "choices": [
-            {
-                "index": 0,
-                "finish_reason": reason,
-                "message": {"role": "assistant", "content": '{"name": "A'},
-            }
-        ],
-        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-    }
+    cut_off = completion({"content": '{"name": "A'}, reason)
     revos_gateway.chat_script.append(Answer(status=200, body=cut_off))
 
     async with tm.extractor("gpt-4", strategy=strategy) as extractor:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from unittest import mock
 
 from anyio.lowlevel import checkpoint
+from support import completion
 
 
 class Wire:
@@ -71,15 +72,7 @@ class Wire:
             return 401, {"error": "refused"}
         if path.endswith("/models"):
             return 200, {"data": [{"id": "gpt-4"}]}
-        message = {"role": "assistant", "content": json.dumps(self.completion)}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return 200, {
-            "id": "chatcmpl-1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": "gpt-4",
-            "choices": [choice],
-        }
+        return 200, completion({"content": json.dumps(self.completion)})
 
 
 class _Connection:

@@ -22,6 +22,7 @@ class Wire:
     answered with `completion`. Heads and bodies come in parts of their own.
 
     :ivar slowness: checkpoints before the answer of the token endpoint, beyond the one
+    :ivar refusals: the statuses that the next requests of the API get in place of answers
     :ivar connections: those that are open
     :ivar asked: the path of each request that came
     """
@@ -30,6 +31,7 @@ class Wire:
         self.accepts = accepts
         self.completion = completion
         self.slowness = 0
+        self.refusals: list[int] = []
         self.connections: set[_Connection] = set()
         self.asked: list[str] = []
 
@@ -70,6 +72,8 @@ class Wire:
             return 200, {"access_token": token, "token_type": "Bearer", "expires_in": 3600}
         if not self.accepts(authorization.removeprefix("bearer ")):
             return 401, {"error": "refused"}
+        if self.refusals:
+            return self.refusals.pop(0), {"error": "not now"}
         if path.endswith("/models"):
             return 200, {"data": [{"id": "gpt-4"}]}
         return 200, completion({"content": json.dumps(self.completion)})

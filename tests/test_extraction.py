@@ -221,7 +221,7 @@ async def test_an_answer_that_is_no_object_is_a_validation_error(gpt4, revos_gat
         await gpt4.extract(Person, PROMPT, text="x")
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 503])
 async def test_what_passes_by_itself_is_tried_again_by_one_layer(gpt4, revos_gateway, status):
     revos_gateway.chat_script.append(Answer(status=status, headers={"retry-after": "0"}))
 

@@ -109,9 +109,12 @@ async def complete(
     :raises RevosValidationError: the answer was cut off or held back
     """
     told: RevosError
+    cause: BaseException | None
     held = _held_by(llm)  # Another may be held by the time of the answer.
     try:
         message = await llm.ainvoke(list(messages), **options)
+    except RevosError as error:
+        told, cause = own_copy(error), error.__cause__
     except openai.LengthFinishReasonError as error:
         told, cause = _cut_off(), strip(error)
     except openai.ContentFilterFinishReasonError as error:
@@ -120,7 +123,8 @@ async def complete(
         told, cause = api_error(error), strip(error, _token_in(error))
     else:
         return _completion_of(message, {held, _held_by(llm)})
-    # Out here, or the context of the error would be the one that holds the request.
+    # Out here, or the context of the error would be the one that holds the request. And a copy in
+    # any case: the frames of the first one hold it, too.
     raise told from cause
 
 
@@ -174,25 +178,26 @@ def _held_back() -> RevosValidationError:
 def api_error(error: Exception) -> RevosError:
     """The error of revos for whatever a request ended in.
 
-    The OpenAI client wraps what leaves an auth flow, and LangChain wraps once more: a `RevosError`
-    may be anywhere along the chain, and it is what the caller must see.
+    The OpenAI client may wrap what leaves an auth flow, and LangChain wraps once more: a
+    `RevosError` may be anywhere along the chain, and it is what the caller must see. Else the
+    innermost error of the OpenAI client is, which is no wrapper of LangChain's.
     """
-    status: openai.APIStatusError | None = None
+    told: openai.APIError | None = None
     link: BaseException | None = error
     seen: set[int] = set()
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         if isinstance(link, RevosError):
             return own_copy(link)
-        if status is None and isinstance(link, openai.APIStatusError):
-            status = link
+        if isinstance(link, openai.APIError):
+            told = link
         link = link.__cause__ or link.__context__
-    if status is not None:
-        return _refused(status)
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(told, openai.APIStatusError):
+        return _refused(told)
+    if isinstance(told, openai.APITimeoutError):
         return RevosAPIError("the gateway did not answer in time", temporary=True)
-    if isinstance(error, openai.APIConnectionError):
-        return _unreachable(error.__cause__ or error)
+    if isinstance(told, openai.APIConnectionError):
+        return _unreachable(told.__cause__ or told)
     return RevosAPIError(
         f"the gateway's answer is no chat completion ({type(error).__name__}): check REVOS_BASE_URL"
     )

@@ -82,13 +82,11 @@ class Runtime:
     async def opened(self) -> None:
         """Wait until it is open.
 
-        :raises RevosClosedError: the manager was left before
         :raises RevosError: it could not be opened
         """
         await self._ready.wait()
         if self._failure is not None:
             raise own_copy(self._failure)
-        self._parts()
 
     async def _open(self, stack: AsyncExitStack) -> _Opened:
         await run_in_thread(_import_langchain)
@@ -120,7 +118,6 @@ class Runtime:
 
         :raises RevosClosedError: that happened
         """
-        self._parts()
         with anyio.CancelScope() as scope:
             self._users.add(scope)
             try:
@@ -231,10 +228,9 @@ async def _hide_token(response: httpx2.Response) -> None:
 
 def _hide_token_sync(response: httpx2.Response) -> None:
     """The OpenAI client logs at DEBUG what an answer has in its headers."""
-    token = token_of(response.request)
-    hidden = [(key, without_token(value, token)) for key, value in response.headers.multi_items()]
-    if hidden != response.headers.multi_items():
-        response.headers = type(response.headers)(hidden)
+    headers, token = response.headers, token_of(response.request)
+    hidden = [(key, without_token(value, token)) for key, value in headers.multi_items()]
+    response.headers = type(headers)(hidden, encoding=headers.encoding)
 
 
 async def _stop_portal(portal: BlockingPortal, portal_manager: Any) -> None:

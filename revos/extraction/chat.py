@@ -95,7 +95,7 @@ def make_llm(
         async_client=async_client.chat.completions,
         root_client=sync_client,
         client=sync_client.chat.completions,
-        **{name: value for name, value in settings.items() if value is not None},
+        **settings,
     )
 
 

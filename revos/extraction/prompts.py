@@ -24,10 +24,8 @@ def messages_of(prompt: Any, variables: Mapping[str, object]) -> list[BaseMessag
     :raises RevosInputError: it is neither, it can't be read, or a variable is missing or unknown
     """
     template = _template_of(prompt)
-    optional = set(getattr(template, "optional_variables", ()))
-    needed = set(template.input_variables) - optional
-    given = set(variables)
-    known = needed | optional | set(template.partial_variables)
+    needed, given = set(template.input_variables), set(variables)
+    known = needed | set(template.partial_variables)  # Among these LangChain has optional ones.
     problems = [
         f"{what}: {', '.join(sorted(names))}"
         for what, names in (("missing", needed - given), ("unknown", given - known))
@@ -55,7 +53,7 @@ def _template_of(prompt: Any) -> BasePromptTemplate[Any]:
         )
     try:
         return PromptTemplate.from_template(prompt)
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise RevosInputError(
             "the prompt is no template: name each field like {text}, and double literal braces"
         ) from error

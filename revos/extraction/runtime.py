@@ -109,7 +109,7 @@ class Runtime:
 
     def _parts(self) -> _Opened:
         if self._opened is None:
-            raise RevosClosedError("this TokenManager is closed: its block was left")
+            raise _closed_error()
         return self._opened
 
     @contextmanager
@@ -118,14 +118,21 @@ class Runtime:
 
         :raises RevosClosedError: that happened
         """
+        is_ended = False
         with anyio.CancelScope() as scope:
             self._users.add(scope)
             try:
                 yield
+            except Exception:
+                # What a call met on its way out, as its connection being closed; AnyIO gives that
+                # of a call in a portal in place of the cancellation.
+                if not scope.cancel_called:
+                    raise
+                is_ended = True
             finally:
                 self._users.discard(scope)
-        if scope.cancelled_caught:
-            self._parts()
+        if is_ended or scope.cancelled_caught:
+            raise _closed_error() from None
 
     async def call(self, function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
         """Run an asyncio-only coroutine function where LangChain runs."""
@@ -168,6 +175,10 @@ class Runtime:
             return await self.call(
                 model_ids, self._parts().http, self.manager.config.revos.base_url
             )
+
+
+def _closed_error() -> RevosClosedError:
+    return RevosClosedError("this TokenManager is closed: its block was left")
 
 
 async def _call(

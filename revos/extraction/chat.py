@@ -38,8 +38,11 @@ class Completion:
     answer: str | None
 
 
-class _AsyncClient(openai.AsyncOpenAI):
-    """Requests go by `auth`; the pool behind `http_client` is shared."""
+class _WithAuth:
+    """Requests go by `auth`; the pool behind `http_client` is shared.
+
+    The two kinds of client ask for it by different names.
+    """
 
     auth: BearerAuth | None = None
 
@@ -47,13 +50,16 @@ class _AsyncClient(openai.AsyncOpenAI):
     def custom_auth(self) -> Any:
         return self.auth
 
-
-class _SyncClient(openai.OpenAI):
-    auth: BearerAuth | None = None
-
-    @property
-    def custom_auth(self) -> Any:
+    def _custom_auth(self, security: object) -> Any:  # noqa: ARG002 - the client gives it
         return self.auth
+
+
+class _AsyncClient(_WithAuth, openai.AsyncOpenAI):
+    pass
+
+
+class _SyncClient(_WithAuth, openai.OpenAI):
+    pass
 
 
 def make_llm(

@@ -556,6 +556,30 @@ async def test_extractors_of_one_model_share_a_delay_and_another_model_is_not_sl
     assert found.name == "Ada"
 
 
+@pytest.mark.parametrize("call", ["ainvoke", "invoke"])
+async def test_a_refused_llm_of_an_extractor_does_not_slow_the_auth_of_the_manager(call):
+    pytest.importorskip("langchain_openai")
+
+    async with (
+        serve_gateway() as gateway,
+        TokenManager(gateway.config()) as tm,
+        tm.extractor("gpt-4") as refused,
+        httpx.AsyncClient(auth=tm.auth) as http,
+    ):
+        calls = {
+            "ainvoke": partial(refused.run_asyncio, refused.llm.ainvoke, "Hello"),
+            "invoke": partial(to_thread.run_sync, refused.llm.invoke, "Hello"),
+        }
+        gateway.refuse_models = {"gpt-4"}
+        for _ in range(3):
+            with pytest.raises(Exception, match="401"):
+                await calls[call]()
+        gateway.revoke()
+        response = await http.get(f"{gateway.base_url}/models")
+
+    assert response.status_code == 200
+
+
 # No newer token can be had.
 
 

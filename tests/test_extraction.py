@@ -251,7 +251,9 @@ async def test_a_long_retry_after_is_told_and_not_waited_for(gpt4, revos_gateway
     assert len(revos_gateway.chat_log) == 1
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"choices": null}', b"{}"])
+@pytest.mark.parametrize(
+    "body", [b"<html>", b"[]", b'{"choices": null}', b'{"choices": []}', b"{}"]
+)
 async def test_an_answer_that_is_no_completion_is_an_api_error(gpt4, revos_gateway, body):
     revos_gateway.chat_script.append(
         Answer(status=200, headers={"content-type": "application/json"}, body=body)

@@ -169,6 +169,18 @@ async def test_the_error_that_no_token_can_be_had_leads_into_no_frame_of_the_req
     assert caught.value.__context__ is None
 
 
+async def test_the_error_that_no_token_can_be_had_keeps_the_transport_error_as_its_cause(
+    revos_gateway,
+):
+    config = revos_gateway.config(token_url="http://127.0.0.1:9/token", max_retries=1)
+
+    async with TokenManager(config) as tm, tm.extractor("gpt-4") as extractor:
+        with pytest.raises(RevosAuthenticationError) as caught:
+            await extractor.extract(Person, PROMPT, text="x")
+
+    assert type(caught.value.__cause__).__name__ == "ConnectError"
+
+
 class Wrapping(AsyncCallbackHandler):
     """A callback that wraps an error of revos, as some versions of the OpenAI client do."""
 

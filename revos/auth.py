@@ -145,10 +145,10 @@ class BearerAuth(httpx.Auth):
                 response = yield request
             self._note_replay(newer, refused=_is_refusal(response, newer))
 
-    def held_value(self) -> str:
-        """The value of the token that the manager holds, usable or not, or an empty text."""
+    def held(self) -> AccessToken | None:
+        """The token that the manager holds, usable or not."""
         held = self._manager._state().held
-        return held.token.value if held is not None else ""
+        return held.token if held is not None else None
 
     def _is_ours(self, url: Any) -> bool:
         if self._origins is None:
@@ -203,10 +203,13 @@ class BearerAuth(httpx.Auth):
             consumer.refusals = untried_accepted(consumer.refusals)
 
     def _note_replay(self, token: AccessToken, *, refused: bool) -> None:
-        consumer, manager = self._consumer, self._manager
+        consumer, held = self._consumer, self.held()
         if refused:
             consumer.refusals = replay_refused(
-                consumer.refusals, token.value, self.held_value(), manager._monotonic()
+                consumer.refusals,
+                token.value,
+                held.value if held is not None else None,
+                self._manager._monotonic(),
             )
         else:
             consumer.refusals = replay_accepted()
@@ -224,9 +227,9 @@ def _is_refusal(response: Any, token: AccessToken) -> bool:
 
 
 def token_of(request: Any) -> str:
-    """The token that a request carries, or an empty text."""
+    """The token that a request carries, or whatever it has in the place of one."""
     header: str = request.headers.get("authorization", "")
-    return header.removeprefix("Bearer ") if header.startswith("Bearer ") else ""
+    return header.removeprefix("Bearer ")
 
 
 def _is_replayable(request: Any) -> bool:

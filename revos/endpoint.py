@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from http.cookiejar import CookieJar
 from threading import Lock
@@ -19,7 +19,7 @@ from typing import cast
 import anyio
 import httpx
 from anyio.lowlevel import cancel_shielded_checkpoint
-from attrs import define, field
+from attrs import define, evolve, field
 
 from revos import oauth2
 from revos.clients import CLOSING_SECONDS, ConnectionGuard, make_client, ssl_context_for
@@ -28,7 +28,7 @@ from revos.config import GatewayConfig
 from revos.credentials import CredentialSource, credential_sources
 from revos.errors import RevosConfigurationError
 from revos.oauth2 import Failure, Grant, TokenRequest
-from revos.policy import Now, Way
+from revos.policy import Now, Way, leeway_of
 from revos.threads import run_in_thread
 from revos.token import fingerprint_of
 
@@ -84,6 +84,8 @@ class TokenEndpoint:
     # Of each way: a secret file that never answers holds one thread, not one for each attempt.
     building: Mapping[Way, Lock] = field(factory=lambda: {way: Lock() for way in Way}, repr=False)
     _warned: set[str] = field(factory=set, init=False)
+    # The last token that came. It is in use when a server sends it back in what follows.
+    _given: tuple[str, ...] = field(default=(), init=False, repr=False)
 
     @classmethod
     @asynccontextmanager
@@ -149,6 +151,8 @@ class TokenEndpoint:
             outcome = self._timed_out(source, request, seconds)
         if isinstance(outcome, Failure):
             await self._close_own_client()
+        else:
+            self._given = (outcome.value,)
         self._log(source, outcome, self.clock.monotonic() - started_at)
         return outcome, head
 
@@ -166,6 +170,7 @@ class TokenEndpoint:
             )
         finally:
             self.building[way].release()
+        request = evolve(request, secrets=(*request.secrets, *self._given))
         if self.make_client is not None and self.client.is_closed:
             return request, self.make_client()
         return request, self.client
@@ -188,9 +193,12 @@ class TokenEndpoint:
             extensions={"trace": ConnectionGuard()},
         )
         http_request.stream = _Body(request.body)
-        response = await self.client.send(
-            http_request, stream=True, auth=None, follow_redirects=False
-        )
+        try:
+            response = await self.client.send(
+                http_request, stream=True, auth=None, follow_redirects=False
+            )
+        except httpx.HTTPStatusError as error:  # A hook of the user's client called it that.
+            response = error.response
         try:
             head = self._now()
             body = await _read(response)
@@ -206,6 +214,11 @@ class TokenEndpoint:
             now=head.time,
             default_lifetime=self.default_lifetime,
         )
+        if isinstance(outcome, Grant):
+            usable_until_at = head.monotonic + outcome.lifetime - leeway_of(outcome.lifetime)
+            if self.clock.monotonic() >= usable_until_at:
+                late = TimeoutError("the token had expired before all of its answer was there")
+                outcome = oauth2.transport_failure(request, source.client_id, late)
         return outcome, head
 
     def _timed_out(
@@ -270,6 +283,10 @@ async def _read(response: httpx.Response) -> bytes:
     Of chunks of a byte each httpcore has ten thousand at hand before it waits for more, so in
     between others get their turn (P11); shielded, for the same reason.
     """
+    if response.is_closed:  # By a hook of the user's client, which has read it or let it go.
+        with suppress(httpx.ResponseNotRead):
+            return response.content
+        return b""
     body, parts = bytearray(), 0
     with anyio.CancelScope() as scope:
         # Not `aiter_raw`, which has nothing left to give where a mock transport made the answer.

@@ -275,7 +275,7 @@ def parse_response(
             return answer
 
     error, description = (_text(said, name, secrets) for name in ("error", "error_description"))
-    verb, outcome, check = "refused", f" with {error}" if error else "", ""
+    verb, outcome = "refused", f" with {error}" if error else ""
     retryable = status in {408, 425, 429} or 500 <= status < 600
     retryable |= status == 400 and said.get("error") == "temporarily_unavailable"
     if is_redirect:

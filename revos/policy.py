@@ -58,6 +58,7 @@ __all__ = [
     "Turn",
     "Wait",
     "Way",
+    "leeway_of",
     "replay_accepted",
     "replay_refused",
     "step",
@@ -415,11 +416,16 @@ def _limit_at(state: State, cycle: Cycle, rules: Rules) -> float:
     return cycle.deadline_at
 
 
+def leeway_of(lifetime: float) -> float:
+    """How long before its end a token counts as expired (P4), in seconds."""
+    return min(30.0, lifetime / 10)
+
+
 def _granted(state: State, event: Granted, rules: Rules) -> tuple[State, Decision]:
     cycle = state.cycle
     assert cycle is not None  # noqa: S101 - an attempt belongs to a cycle
     lifetime = event.grant.lifetime
-    leeway = min(30.0, lifetime / 10)
+    leeway = leeway_of(lifetime)
     due = min(rules.refresh_interval, max(lifetime - leeway - rules.buffer, lifetime / 2))
     due *= 1 - event.random / 10
     head = event.head

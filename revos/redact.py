@@ -42,6 +42,7 @@ SHORTEST_TO_HIDE = 16
 # What percent-encoding leaves alone: for `quote` in Python nothing or the slash, for
 # `encodeURIComponent` and `encodeURI` in JavaScript what follows.
 _SAFE = ("", "/", "!*'()", ";,/?:@&=+$!*'()#")
+_UNRESERVED = re.compile(r"[A-Za-z0-9._-]+")
 _PERCENT = re.compile("%[0-9A-F]{2}")
 
 
@@ -80,12 +81,19 @@ def redact(text: str, secrets: Iterable[str]) -> str:
 
 
 def without_token(text: str, token: str) -> str:
-    """A text that goes on to be used, with `***` for a token that was sent back in it.
+    """A text that goes on to be used, with `***` for a token that was sent back in it, in any of
+    the forms that `redact` finds it in.
 
     >>> without_token("I got eyJhbGciOi.J9-token.sig", "eyJhbGciOi.J9-token.sig")
     'I got ***'
     """
-    return text.replace(token, MASK) if len(token) >= SHORTEST_TO_HIDE else text
+    if len(token) < SHORTEST_TO_HIDE:
+        return text
+    # Most tokens are written in one way only, and the other ways take long to find out.
+    forms = {token} if _UNRESERVED.fullmatch(token) else _forms(token)
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, MASK)
+    return text
 
 
 def endpoint_of(url: str) -> str:

@@ -39,10 +39,10 @@ def using(manager: TokenManager) -> Iterator[None]:
 
 
 def innermost() -> TokenManager | None:
-    """The innermost manager of this context that is still open, or that a fork has copied: it says
-    so, where none would be another error.
+    """The innermost manager of this context that is still open, or that a fork has copied while it
+    was: it says so, where none would be another error.
     """
     for manager in reversed(_managers.get()):
-        if manager.is_background_service_running() or manager._is_forked():
+        if manager._open:
             return manager
     return None

@@ -248,6 +248,10 @@ class Sweep:
         """How many checkpoints wait in these functions."""
         return sum(is_in(place, *names) for place in self.places)
 
+    def raised_in(self, *names: str) -> int:
+        """How many cancellations were raised in these functions, where nothing held them off."""
+        return sum(is_in(one.cancelled_in or (), *names) for one in self.attempts)
+
     @property
     def too_late(self) -> list[Place]:
         """Where a cancellation let the operation come to its end."""

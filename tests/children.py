@@ -12,12 +12,14 @@ from collections.abc import Callable
 
 STRICT = ("-X", "dev", "-W", "error")
 CHILD_SECONDS = 10
+# In debug mode asyncio tells of each step that a busy machine was slow to make.
+QUIET = "import logging; logging.getLogger('asyncio').setLevel('ERROR')\n"
 
 
 def run_script(environ: dict[str, str], script: str, *args: str) -> subprocess.CompletedProcess:
     """The script in an interpreter of its own, where every warning is an error."""
     return subprocess.run(
-        [sys.executable, *STRICT, "-c", textwrap.dedent(script), *args],
+        [sys.executable, *STRICT, "-c", QUIET + textwrap.dedent(script), *args],
         env={**os.environ, **environ},
         capture_output=True,
         text=True,

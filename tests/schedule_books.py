@@ -52,6 +52,10 @@ def doubled(times, longest):
     return min(2.0 ** (times - 1), longest)
 
 
+def usable_for(lifetime):
+    return lifetime - min(30.0, lifetime / 10)
+
+
 @define(eq=False)
 class Served:
     """One request at the token endpoint: the answer that it gets, and how far that got."""
@@ -66,6 +70,13 @@ class Served:
     was_quiet: bool = False  # All tasks waited since the head was sent.
     is_whole: bool = False
     is_given_up: bool = False
+    is_wasted: bool = False  # Its token had expired before it was whole.
+
+    def is_late(self, at):
+        """Whether that is so at this moment; None where nobody can tell from here."""
+        over = at - self.head.monotonic - usable_for(self.answer.lifetime)
+        is_sure = abs(over) > EPSILON and (over < 0 or self.was_quiet)
+        return over > 0 if is_sure else None
 
 
 @define(eq=False)
@@ -85,7 +96,7 @@ class Held:
 
     @property
     def usable_for(self):
-        return self.lifetime - min(30.0, self.lifetime / 10)
+        return usable_for(self.lifetime)
 
     def is_past(self, seconds, now):
         """By either clock; None where rounding decides."""
@@ -488,12 +499,13 @@ class Books:
             return
         lifetime = served.answer.lifetime
         self.expect("with its lifetime", event.grant.lifetime == lifetime, lifetime)
+        self.expect("before it expires", served.is_late(now) is not True)
         head = served.head
         self.expect("from its head", head.monotonic <= event.head.monotonic <= now)
         if served.was_quiet:
             self.expect("exactly", event.head == head)
-        leeway, buffer = min(30.0, lifetime / 10), self.settings.buffer
-        due = min(self.settings.refresh_interval, max(lifetime - leeway - buffer, lifetime / 2))
+        latest = max(usable_for(lifetime) - self.settings.buffer, lifetime / 2)
+        due = min(self.settings.refresh_interval, latest)
         due *= 1 - event.random / 10
         self.held = Held(served, len(self.granted) + 1, lifetime, event.head, due)
         self.granted[served.value] = self.held
@@ -562,9 +574,14 @@ class Books:
             built = failure.retryable
             in_time = now < last.at + last.timeout - EPSILON
             self.expect("no request without a reason", not (built and in_time), failure)
+        elif served.is_whole and served.answer.lifetime is not None:
+            served.is_wasted = True
+            self.expect("a good answer is no failure", served.is_late(now) is not False, failure)
+            self.expect(
+                "but where it is late", (failure.status_code, failure.retryable) == (None, True)
+            )
         elif served.is_whole:
             answer = served.answer
-            self.expect("a good answer is no failure", answer.lifetime is None, failure)
             got = failure.status_code, failure.error, failure.retryable
             self.expect("what was answered", got == answer.means, got, answer)
             if served.was_quiet:
@@ -732,8 +749,9 @@ class Books:
             self.expect("P9: no timer is left", self.clock.timers_waiting == 0)
             return
         self.expect("P9: no request is forgotten", len(self.in_flight) <= 1)
-        lost = [one for one in self.served if one.is_whole and one.answer.lifetime is not None]
-        self.expect("no token is lost", all(one.value in self.granted for one in lost))
+        good = [one for one in self.served if one.is_whole and one.answer.lifetime is not None]
+        kept = [one for one in good if not one.is_wasted]
+        self.expect("no token is lost", all(one.value in self.granted for one in kept))
         if self.cycle is None:
             self.expect("P8: no cycle is forgotten", not self.queued, self.queued)
             due_at = NEVER if self.held is None else self.held.head.monotonic + self.held.due

@@ -292,6 +292,13 @@ def token_response(value: str, lifetime: object = 3600.0) -> httpx.Response:
     return httpx.Response(200, content=json.dumps(body).encode())
 
 
+def completion(message: dict[str, object], reason: str = "stop") -> dict[str, object]:
+    """A chat completion as the API gives it, with this message of the assistant's in it."""
+    said = {"role": "assistant", "content": None} | message
+    choice = {"index": 0, "finish_reason": reason, "message": said}
+    return {"id": "1", "object": "chat.completion", "created": 1, "model": "x", "choices": [choice]}
+
+
 def config(*, token: dict[str, object] | None = None, **gateway: object) -> Config:
     """A configuration without a fallback; `fallback_auth_method="client_secret_basic"` adds one."""
     settings: dict[str, object] = {

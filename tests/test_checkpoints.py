@@ -44,6 +44,7 @@ async def test_an_operation_is_cancelled_at_each_of_its_checkpoints_and_then_get
     assert swept.count_in("walk", "Event.wait") == 1
     assert swept.count_in("step", "walk") == 0
     assert swept.too_late == []
+    assert (swept.count_in("walk", "step"), swept.raised_in("walk", "step")) == (2, 2)
     assert 0 < swept.slowest < 1
 
 
@@ -95,6 +96,7 @@ async def test_a_cancellation_behind_a_shield_comes_too_late():
     swept = await cancel_everywhere(trial)
 
     assert [is_in(place, "shielded", "step") for place in swept.too_late] == [True]
+    assert (swept.count_in("shielded"), swept.raised_in("shielded")) == (1, 0)
 
 
 async def swallow():

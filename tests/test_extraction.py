@@ -16,7 +16,7 @@ import pytest
 from anyio import to_thread
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from sockets import Hostile, raw_server
-from support import ScriptedEndpoint
+from support import ScriptedEndpoint, completion
 
 from revos import (
     Config,
@@ -228,7 +228,7 @@ async def test_an_answer_that_is_no_object_is_a_validation_error(at_once, revos_
         await at_once.extract(Person, PROMPT, text="x")
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 503])
 async def test_what_passes_by_itself_is_tried_again_by_one_layer(gpt4, revos_gateway, status):
     revos_gateway.chat_script.append(Answer(status=status, headers={"retry-after": "0"}))
 
@@ -258,7 +258,9 @@ async def test_a_long_retry_after_is_told_and_not_waited_for(gpt4, revos_gateway
     assert len(revos_gateway.chat_log) == 1
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"choices": null}', b"{}"])
+@pytest.mark.parametrize(
+    "body", [b"<html>", b"[]", b'{"choices": null}', b'{"choices": []}', b"{}"]
+)
 async def test_an_answer_that_is_no_completion_is_an_api_error(gpt4, revos_gateway, body):
     revos_gateway.chat_script.append(
         Answer(status=200, headers={"content-type": "application/json"}, body=body)
@@ -560,20 +562,7 @@ async def test_another_refusal_does_not_step_down(gpt4, revos_gateway, status, w
 async def test_an_answer_that_is_not_whole_is_told_as_one(
     tm, revos_gateway, strategy, reason, told
 ):
-    cut_off = {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "gpt-4",
-        "choices": [
-            {
-                "index": 0,
-                "finish_reason": reason,
-                "message": {"role": "assistant", "content": '{"name": "A'},
-            }
-        ],
-        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-    }
+    cut_off = completion({"content": '{"name": "A'}, reason)
     revos_gateway.chat_script.append(Answer(status=200, body=cut_off))
 
     async with tm.extractor("gpt-4", strategy=strategy) as extractor:

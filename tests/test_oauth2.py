@@ -228,6 +228,13 @@ def test_basic_knows_its_header_as_a_secret():
     assert {header, header.removeprefix("Basic ")} <= set(sent.secrets)
 
 
+def test_a_further_parameter_is_a_secret_from_sixteen_characters_on():
+    sent = request(parameters={"api_key": "k" * 16, "version": "v" * 15, "scope": "s" * 16})
+
+    assert "k" * 16 in sent.secrets
+    assert {"v" * 15, "s" * 16}.isdisjoint(sent.secrets)
+
+
 def test_a_query_of_the_url_is_sent_but_not_shown():
     asked = credential(token_url=URL + "?key=1")
 
@@ -448,13 +455,14 @@ def test_a_refusal_says_what_happened_to_whom_and_what_to_check():
         (400, "unsupported_grant_type", "check that token_url is right"),
         (401, "their_own", "check client id, client secret and authentication method"),
         (403, None, "check token_url, scope and the rights of this client"),
+        (407, None, "it is a proxy that refused: check the one that HTTP_PROXY or ALL_PROXY names"),
         (400, "their_own", "check token_url, scope and the rights of this client"),
     ],
 )
 def test_each_refusal_names_what_to_check(status, error, check):
     failure = answer({"error": error}, status, method="client_secret_basic")
 
-    assert f": {check}" in failure.reason
+    assert f"(HTTP {status}): {check}" in failure.reason
     assert failure.method == "client_secret_basic"
 
 
@@ -555,6 +563,24 @@ def test_a_redirect_to_anywhere_is_named(location, shown):
     assert answer(b"", 302, {"Location": location}).reason.endswith(
         f"on to {shown} (HTTP 302): redirects are not followed, check token_url"
     )
+
+
+def test_headers_are_asked_by_lower_case_names():
+    said = {
+        "location": "https://login.example/",
+        "retry-after": "Tue, 14 Nov 2023 22:13:50 GMT",
+        "date": "Tue, 14 Nov 2023 22:13:20 GMT",
+        "content-encoding": "gzip",
+    }
+
+    moved, encoded = (
+        parse_response(request(), "app", status, said, b"{}", now=0, default_lifetime=1)
+        for status in (302, 200)
+    )
+
+    assert "on to https://login.example/ " in moved.reason
+    assert moved.retry_after == 30
+    assert "the body is encoded" in encoded.reason
 
 
 @pytest.mark.parametrize("status", [199, 300, 302, 400])
@@ -987,6 +1013,25 @@ def test_a_timeout_says_so(error):
         f"no answer in time ({type(error).__name__}{said}): "
         "check request_timeout, network and proxy"
     )
+
+
+def test_an_error_without_a_text_says_what_stands_behind_it():
+    error, between = httpx.ConnectError(""), OSError()
+    error.__cause__ = between
+    between.__context__ = OSError("certificate has expired")
+
+    failure = transport_failure(request(), "app", error)
+
+    assert "no answer (ConnectError: certificate has expired): check " in failure.reason
+
+
+def test_an_error_with_no_text_behind_it_either_is_called_by_its_type():
+    error = httpx.ConnectError("")
+    error.__cause__ = OSError()
+
+    failure = transport_failure(request(), "app", error)
+
+    assert "no answer (ConnectError): check " in failure.reason
 
 
 def test_a_missing_file_can_come_back_but_is_not_waited_for():

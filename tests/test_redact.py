@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from revos import redact as redact_module
 from revos.errors import RevosConfigurationError
-from revos.redact import LONGEST_TEXT, endpoint_of, forget_values, redact, strip
+from revos.redact import LONGEST_TEXT, endpoint_of, forget_values, redact, strip, without_token
 
 SECRET = "s3/cr t+\"é'\\&%!~*"
 
@@ -49,6 +49,15 @@ def chain_of(error):
         chain.append(error)
         error = error.__cause__ or error.__context__
     return chain
+
+
+@pytest.mark.parametrize("written", WRITTEN.values(), ids=WRITTEN)
+def test_a_token_is_taken_out_of_a_text_that_goes_on_to_be_used_in_every_form(written):
+    assert without_token(f"a {written}\n b", SECRET) == "a ***\n b"
+
+
+def test_a_token_that_is_too_short_to_be_known_from_other_words_stays():
+    assert without_token("a short-token", "short-token") == "a short-token"
 
 
 @pytest.mark.parametrize("form", WRITTEN.values(), ids=WRITTEN.keys())

@@ -17,6 +17,8 @@ async def test_a_wire_is_the_network_of_each_library(library):
             other = {"authorization": "Bearer token-2"}
             models = (await http.get("/v1/models", headers=other)).json()
             said = (await http.post("/v1/chat/completions", headers=other, json={})).json()
+            wire.refusals = [429, 503]
+            busy = [await http.get("/v1/models", headers=other) for _ in range(3)]
             inside = len(wire.connections)
         after = len(wire.connections)
 
@@ -24,6 +26,7 @@ async def test_a_wire_is_the_network_of_each_library(library):
     assert "invalid_token" in refused.headers["www-authenticate"]
     assert models["data"] == [{"id": "gpt-4"}]
     assert said["choices"][0]["message"]["content"] == '{"name": "Ada"}'
-    assert wire.asked == ["/token", "/v1/models", "/v1/models", "/v1/chat/completions"]
+    assert [answer.status_code for answer in busy] == [429, 503, 200]
+    assert wire.asked[:4] == ["/token", "/v1/models", "/v1/models", "/v1/chat/completions"]
     assert wire.token_requests == 1
     assert (inside, after) == (1, 0)

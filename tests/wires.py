@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from unittest import mock
 
 from anyio.lowlevel import checkpoint
+from support import completion
 
 
 class Wire:
@@ -21,6 +22,7 @@ class Wire:
     answered with `completion`. Heads and bodies come in parts of their own.
 
     :ivar slowness: checkpoints before the answer of the token endpoint, beyond the one
+    :ivar refusals: the statuses that the next requests of the API get in place of answers
     :ivar connections: those that are open
     :ivar asked: the path of each request that came
     """
@@ -29,6 +31,7 @@ class Wire:
         self.accepts = accepts
         self.completion = completion
         self.slowness = 0
+        self.refusals: list[int] = []
         self.connections: set[_Connection] = set()
         self.asked: list[str] = []
 
@@ -69,17 +72,11 @@ class Wire:
             return 200, {"access_token": token, "token_type": "Bearer", "expires_in": 3600}
         if not self.accepts(authorization.removeprefix("bearer ")):
             return 401, {"error": "refused"}
+        if self.refusals:
+            return self.refusals.pop(0), {"error": "not now"}
         if path.endswith("/models"):
             return 200, {"data": [{"id": "gpt-4"}]}
-        message = {"role": "assistant", "content": json.dumps(self.completion)}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return 200, {
-            "id": "chatcmpl-1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": "gpt-4",
-            "choices": [choice],
-        }
+        return 200, completion({"content": json.dumps(self.completion)})
 
 
 class _Connection:

@@ -7,7 +7,7 @@ late, in a thread. Its coroutines run on asyncio, which is what LangChain's run 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -24,6 +24,7 @@ from revos.extraction.answers import Completion, Usage
 from revos.extraction.strategies import features_in
 from revos.http_headers import retry_after_of
 from revos.redact import redact, strip, without_token
+from revos.token import AccessToken
 
 __all__ = ["complete", "make_llm", "model_ids", "stream"]
 
@@ -31,8 +32,11 @@ __all__ = ["complete", "make_llm", "model_ids", "stream"]
 NO_KEY = "set-by-revos-auth"
 
 
-class _AsyncClient(openai.AsyncOpenAI):
-    """Requests go by `auth`; the pool behind `http_client` is shared."""
+class _WithAuth:
+    """Requests go by `auth`; the pool behind `http_client` is shared.
+
+    The two kinds of client ask for it by different names.
+    """
 
     auth: BearerAuth | None = None
 
@@ -40,13 +44,16 @@ class _AsyncClient(openai.AsyncOpenAI):
     def custom_auth(self) -> Any:
         return self.auth
 
-
-class _SyncClient(openai.OpenAI):
-    auth: BearerAuth | None = None
-
-    @property
-    def custom_auth(self) -> Any:
+    def _custom_auth(self, security: object) -> Any:  # noqa: ARG002 - the client gives it
         return self.auth
+
+
+class _AsyncClient(_WithAuth, openai.AsyncOpenAI):
+    pass
+
+
+class _SyncClient(_WithAuth, openai.OpenAI):
+    pass
 
 
 def make_llm(
@@ -88,7 +95,7 @@ def make_llm(
         async_client=async_client.chat.completions,
         root_client=sync_client,
         client=sync_client.chat.completions,
-        **{name: value for name, value in settings.items() if value is not None},
+        **settings,
     )
 
 
@@ -100,13 +107,19 @@ async def complete(
     :raises RevosAPIError: the gateway refused, or could not be reached
     :raises RevosTokenError: no token could be had for the request
     """
+    told: RevosError
+    cause: BaseException | None
+    held = _held_by(llm)  # Another may be held by the time of the answer.
     try:
         message = await llm.ainvoke(list(messages), **options)
+    except RevosError as error:
+        told, cause = own_copy(error), error.__cause__
     except (openai.OpenAIError, *_MALFORMED) as error:
         told, cause = api_error(error), strip(error, _token_in(error))
     else:
-        return _completion_of(message, _held_by(llm))
-    # Out here, or the context of the error would be the one that holds the request.
+        return _completion_of(message, {held, _held_by(llm)})
+    # Out here, or the context of the error would be the one that holds the request. And a copy in
+    # any case: the frames of the first one hold it, too.
     raise told from cause
 
 
@@ -126,6 +139,7 @@ async def stream(
     whole: AIMessageChunk | None = None
     told: RevosError
     cause: BaseException | None
+    held = _held_by(llm)
     try:
         async for chunk in llm.astream(list(messages), **options):
             whole = chunk if whole is None else whole + chunk
@@ -135,11 +149,13 @@ async def stream(
                 # connection, to the garbage collector; in their next step it ends them all.
                 with anyio.CancelScope(shield=True):
                     await on_part(said)
+    except RevosError as error:
+        told, cause = own_copy(error), error.__cause__
     except (openai.OpenAIError, httpx2.HTTPError, *_MALFORMED) as error:
         told, cause = api_error(error), strip(error, _token_in(error))
     else:
         if whole is not None:
-            return _completion_of(whole, _held_by(llm))
+            return _completion_of(whole, {held, _held_by(llm)})
         told, cause = RevosAPIError("the gateway's answer has no parts", temporary=True), None
     raise told from cause
 
@@ -156,13 +172,13 @@ _MALFORMED = (
 )
 
 
-def _held_by(llm: ChatOpenAI) -> str:
+def _held_by(llm: ChatOpenAI) -> AccessToken | None:
     client: _AsyncClient = llm.root_async_client
-    return client.auth.held_value() if client.auth is not None else ""
+    return client.auth.held() if client.auth is not None else None
 
 
-def _completion_of(message: AIMessage, token: str) -> Completion:
-    """What stands in the message; nothing of the token, were it sent back in it: an answer that
+def _completion_of(message: AIMessage, tokens: Collection[AccessToken | None]) -> Completion:
+    """What stands in the message; nothing of the tokens, were one sent back in it: an answer that
     does not fit stands in an error.
     """
     answer: str | None = message.text or None
@@ -171,12 +187,16 @@ def _completion_of(message: AIMessage, token: str) -> Completion:
     elif message.invalid_tool_calls:
         answer = message.invalid_tool_calls[0]["args"]
     refusal = message.additional_kwargs.get("refusal")
-    said = message.response_metadata
-    counted = message.usage_metadata
+    for token in tokens:
+        if answer is not None and token is not None:
+            answer = without_token(answer, token.value)
+        if refusal and token is not None:
+            refusal = without_token(str(refusal), token.value)
+    said, counted = message.response_metadata, message.usage_metadata
     return Completion(
-        answer=None if answer is None else without_token(answer, token),
+        answer=answer,
         finish_reason=said.get("finish_reason"),
-        refusal=redact(str(refusal), [token]) if refusal else None,
+        refusal=redact(str(refusal), ()) if refusal else None,
         usage=Usage(counted["input_tokens"], counted["output_tokens"], counted["total_tokens"])
         if counted
         else Usage(),
@@ -187,25 +207,26 @@ def _completion_of(message: AIMessage, token: str) -> Completion:
 def api_error(error: Exception) -> RevosError:
     """The error of revos for whatever a request ended in.
 
-    The OpenAI client wraps what leaves an auth flow, and LangChain wraps once more: a `RevosError`
-    may be anywhere along the chain, and it is what the caller must see.
+    The OpenAI client may wrap what leaves an auth flow, and LangChain wraps once more: a
+    `RevosError` may be anywhere along the chain, and it is what the caller must see. Else the
+    innermost error of the OpenAI client is, which is no wrapper of LangChain's.
     """
-    status: openai.APIStatusError | None = None
+    told: openai.APIError | None = None
     link: BaseException | None = error
     seen: set[int] = set()
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         if isinstance(link, RevosError):
             return own_copy(link)
-        if status is None and isinstance(link, openai.APIStatusError):
-            status = link
+        if isinstance(link, openai.APIError):
+            told = link
         link = link.__cause__ or link.__context__
-    if status is not None:
-        return _refused(status)
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(told, openai.APIStatusError):
+        return _refused(told)
+    if isinstance(told, openai.APITimeoutError):
         return RevosAPIError("the gateway did not answer in time", temporary=True)
-    if isinstance(error, openai.APIConnectionError):
-        return _unreachable(error.__cause__ or error)
+    if isinstance(told, openai.APIConnectionError):
+        return _unreachable(told.__cause__ or told)
     if isinstance(error, httpx2.HTTPError):  # In the middle of a stream.
         return _unreachable(error)
     return RevosAPIError(

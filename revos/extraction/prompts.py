@@ -86,9 +86,8 @@ def prompt_of(prompt: Any) -> Prompt:
     :raises RevosInputError: it is neither, or can't be read
     """
     template = _template_of(prompt)
-    optional = set(getattr(template, "optional_variables", ()))
-    needed = set(template.input_variables) - optional
-    known = needed | optional | set(template.partial_variables)
+    needed = set(template.input_variables)
+    known = needed | set(template.partial_variables)  # Among these LangChain has optional ones.
     return Prompt(template, frozenset(needed), frozenset(known))
 
 
@@ -111,7 +110,7 @@ def _template_of(prompt: Any) -> BasePromptTemplate[Any]:
         )
     try:
         return PromptTemplate.from_template(prompt)
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise RevosInputError(
             "the prompt is no template: name each field like {text}, and double literal braces"
         ) from error

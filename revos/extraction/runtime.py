@@ -83,13 +83,11 @@ class Runtime:
     async def opened(self) -> None:
         """Wait until it is open.
 
-        :raises RevosClosedError: the manager was left before
         :raises RevosError: it could not be opened
         """
         await self._ready.wait()
         if self._failure is not None:
             raise own_copy(self._failure)
-        self._parts()
 
     async def _open(self, stack: AsyncExitStack) -> _Opened:
         await run_in_thread(_import_langchain)
@@ -112,7 +110,7 @@ class Runtime:
 
     def _parts(self) -> _Opened:
         if self._opened is None:
-            raise RevosClosedError("this TokenManager is closed: its block was left")
+            raise _closed_error()
         return self._opened
 
     @contextmanager
@@ -121,15 +119,21 @@ class Runtime:
 
         :raises RevosClosedError: that happened
         """
-        self._parts()
+        is_ended = False
         with anyio.CancelScope() as scope:
             self._users.add(scope)
             try:
                 yield
+            except Exception:
+                # What a call met on its way out, as its connection being closed; AnyIO gives that
+                # of a call in a portal in place of the cancellation.
+                if not scope.cancel_called:
+                    raise
+                is_ended = True
             finally:
                 self._users.discard(scope)
-        if scope.cancelled_caught:
-            self._parts()
+        if is_ended or scope.cancelled_caught:
+            raise _closed_error() from None
 
     async def call(self, function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
         """Run an asyncio-only coroutine function where LangChain runs."""
@@ -180,6 +184,10 @@ class Runtime:
             return await self.call(
                 model_ids, self._parts().http, self.manager.config.revos.base_url
             )
+
+
+def _closed_error() -> RevosClosedError:
+    return RevosClosedError("this TokenManager is closed: its block was left")
 
 
 async def _call(
@@ -244,10 +252,9 @@ async def _hide_token(response: httpx2.Response) -> None:
 
 def _hide_token_sync(response: httpx2.Response) -> None:
     """The OpenAI client logs at DEBUG what an answer has in its headers."""
-    token = token_of(response.request)
-    hidden = [(key, without_token(value, token)) for key, value in response.headers.multi_items()]
-    if hidden != response.headers.multi_items():
-        response.headers = type(response.headers)(hidden)
+    headers, token = response.headers, token_of(response.request)
+    hidden = [(key, without_token(value, token)) for key, value in headers.multi_items()]
+    response.headers = type(headers)(hidden, encoding=headers.encoding)
 
 
 async def _stop_portal(portal: BlockingPortal, portal_manager: Any) -> None:

@@ -75,6 +75,8 @@ TOLD_OFF = [
 REFUSED = [Request(0), Pass(1.5), Request(0), Pass(1.5), Request(0), Pass(1.0), Request(0)]
 # A token that has expired by the time that its answer is whole.
 EXPIRED = [Hold("body"), Drop("any"), Call("get_token"), SetWallClock(86_400.0), Release()]
+# The same by the clock that does not jump, so asking once more would be for ever.
+LATE = [Answers("1 s"), Hold("body"), Drop("any"), Call("get_token"), Pass(1.0), Release()]
 # A delay that is cleared by a replay which is accepted while it runs.
 CLEARED = [
     *(Request(0), Gateway("accepts", 0), Revoke(), HoldGateway(), Request(0), Call("force")),
@@ -139,6 +141,7 @@ def test_in_any_schedule_every_promise_is_kept_and_every_decision_occurs(play):
     )
     @hypothesis.example(Settings(), TOLD_OFF)
     @hypothesis.example(Settings(), EXPIRED)
+    @hypothesis.example(Settings(), LATE)
     @hypothesis.example(Settings(gateway="refuses"), REFUSED)
     @hypothesis.example(Settings(gateway="refuses"), CLEARED)
     @hypothesis.given(SETTINGS, SCHEDULE)

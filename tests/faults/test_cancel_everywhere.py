@@ -10,6 +10,7 @@ stands in the trials, and after them, where the operation was cancelled.
 from __future__ import annotations
 
 import contextlib
+import json
 import ssl
 from functools import partial
 from unittest import mock
@@ -43,7 +44,8 @@ from revos import (
     TokenManager,
     get_token_info,
 )
-from revos.extraction.runtime import Runtime
+from revos.clock import SystemClock
+from revos.extraction.runtime import Runtime, _import_langchain
 from revos.refresher import Refresher
 from revos.testing import serve_gateway
 
@@ -66,6 +68,7 @@ ADA = Person(name="Ada", age=36)
 
 @pytest.fixture(autouse=True, scope="module")
 def heap():
+    _import_langchain()  # It takes longer than callers have patience, on a busy machine.
     with frozen_heap():
         yield
 
@@ -128,6 +131,11 @@ async def extract(tm):
 
 async def list_models(tm):
     return await tm.list_models()
+
+
+async def ask_the_llm(tm):
+    async with tm.extractor("gpt-4") as gpt4:
+        return (await gpt4.run_asyncio(gpt4.llm.ainvoke, "Hello")).text
 
 
 # Entering and leaving.
@@ -608,7 +616,7 @@ def test_the_first_extractor_is_entered_by_the_others(everywhere):
                 assert await extract(tm) == ADA
             assert wire.connections == set()
 
-    swept = everywhere(trial, natively=False)
+    swept = everywhere(trial)
 
     assert swept.count_in("LangChainExtractor.__aenter__", "Runtime.opened", "Event.wait") == 1
     assert swept.count_in("LangChainExtractor.__aenter__", "Runtime.llm_for", "run_in_thread") >= 2
@@ -632,7 +640,7 @@ def test_later_extractors_are_entered_by_the_others(everywhere):
                     assert len(extractors) == 2
             assert wire.connections == set()
 
-    swept = everywhere(trial, natively=False)
+    swept = everywhere(trial)
 
     assert swept.count_in("open_extractors", "Runtime.opened", "Event.wait") == 2
     assert swept.count_in("open_extractors", "Runtime.llm_for", "run_in_thread") >= 2
@@ -642,8 +650,8 @@ def test_later_extractors_are_entered_by_the_others(everywhere):
 
 CALLS = pytest.mark.parametrize(
     ("call", "answer"),
-    [(extract, ADA), (list_models, ["gpt-4"])],
-    ids=["extract", "list_models"],
+    [(extract, ADA), (list_models, ["gpt-4"]), (ask_the_llm, json.dumps(ADA.model_dump()))],
+    ids=["extract", "list_models", "run_asyncio"],
 )
 
 
@@ -658,15 +666,51 @@ def test_a_call_of_the_model_leaves_the_others_theirs(everywhere, backend, call,
                 assert await call(tm) == answer
             assert (wire.token_requests, wire.connections) == (2, set())
 
-    swept = everywhere(trial, natively=False)
+    swept = everywhere(trial)
 
     waits_in = {
         ("asyncio", extract): ("Runtime.call", "complete", "BaseChatModel.ainvoke"),
         ("asyncio", list_models): ("Runtime.call", "model_ids", "AsyncClient.get"),
+        ("asyncio", ask_the_llm): ("run_asyncio", "Runtime.call", "BaseChatModel.ainvoke"),
         ("trio", extract): ("Runtime.call", "BlockingPortal.call_async", "Event.wait"),
         ("trio", list_models): ("Runtime.call", "BlockingPortal.call_async", "Event.wait"),
+        ("trio", ask_the_llm): ("run_asyncio", "BlockingPortal.call_async", "Event.wait"),
     }
     assert swept.count_in(*waits_in[backend, call]) >= 1
+    assert swept.too_late == []
+
+
+class ShortPauses(SystemClock):
+    """One whose pauses are as many checkpoints long."""
+
+    CHECKPOINTS = 3
+
+    async def sleep(self, seconds):
+        for _ in range(self.CHECKPOINTS):
+            await checkpoint()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_an_extraction_in_its_retry_pause_leaves_the_others_theirs(everywhere, status):
+    async def trial(attempt):
+        with in_use() as wire:
+            async with (
+                TokenManager(config(token=ON_DEMAND), _clock=ShortPauses()) as tm,
+                tm.extractor("gpt-4"),
+            ):
+                # The OpenAI client asks a thread for the platform before its first request.
+                await extract(tm)
+                wire.refusals = [status, status]  # One for each, or both for the other.
+                async with others(partial(extract, tm)) as answers:
+                    await attempt(extract, tm)
+                assert (answers, wire.refusals) == ([ADA], [])
+                assert await extract(tm) == ADA
+            assert (wire.token_requests, wire.connections) == (1, set())
+
+    swept = everywhere(trial)
+
+    pause = ("LangChainExtractor._complete_with_retries", "ShortPauses.sleep")
+    assert swept.count_in(*pause) == swept.raised_in(*pause) == ShortPauses.CHECKPOINTS
     assert swept.too_late == []
 
 
@@ -684,7 +728,7 @@ def test_the_request_behind_such_a_call_is_cancelled_in_the_loop_that_it_runs_in
                 assert len(received) == 1
             assert (wire.token_requests, wire.connections) == (2, set())
 
-    swept = everywhere(trial, natively=False)
+    swept = everywhere(trial)
 
     crossing = {"asyncio": "Refresher.obtain", "trio": "BlockingPortal.call_async"}[backend]
     assert swept.count_in("async_auth_flow", crossing, "Event.wait") == 2

@@ -6,7 +6,7 @@ import zlib
 import pytest
 from pydantic import BaseModel
 from sockets import RawEndpoint, http_answer, raw_server, then_closed, then_reset
-from support import config
+from support import completion, config
 
 from revos import RevosAPIError, TokenManager
 
@@ -48,24 +48,8 @@ BAD = {
     "a reset": then_reset(b"HTTP/1.1 200 OK\r\nContent-Le"),
 }
 MODELS = http_answer(json.dumps({"data": [{"id": "gpt-4"}]}).encode())
-
-
 PERSON = http_answer(
-    json.dumps(
-        {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": "gpt-4",
-            "choices": [
-                {
-                    "index": 0,
-                    "finish_reason": "stop",
-                    "message": {"role": "assistant", "content": '{"name": "Ada"}'},
-                }
-            ],
-        }
-    ).encode(),
+    json.dumps(completion({"content": '{"name": "Ada"}'})).encode(),
     "200 OK",
     "Content-Type: application/json",
 )

@@ -208,6 +208,24 @@ async def test_a_manager_made_before_a_fork_and_entered_after_it_works(run, revo
 
 
 @needs_fork
+async def test_a_manager_that_was_closed_before_a_fork_is_passed_over_in_the_child():
+    left, said = anyio.Event(), []
+
+    async def outlive():
+        await left.wait()
+        said.append(in_child(get_token_info))
+
+    async with anyio.create_task_group() as tasks:
+        async with manager(ScriptedEndpoint()):
+            tasks.start_soon(outlive)
+        left.set()
+
+    assert said[0].startswith(
+        "RevosConfigurationError: get_token_info() found no open TokenManager"
+    )
+
+
+@needs_fork
 async def test_a_fork_during_a_refresh_leaves_the_refresh_to_the_parent():
     endpoint = ScriptedEndpoint()
 

@@ -48,7 +48,23 @@ async def test_a_client_of_the_user_that_follows_redirects_follows_none_with_the
     assert (endpoint.count, other.accepted) == (1, 0)
 
 
-@pytest.mark.parametrize("location", ["http://xn--/", "mailto:a@b", "http://[", "http://a b/"])
+NO_URLS = pytest.mark.parametrize(
+    "location", ["http://xn--/", "mailto:a@b", "http://[", "http://a b/"]
+)
+
+
+@NO_URLS
+async def test_a_target_that_is_no_url_is_told_as_a_redirect_and_not_asked_again(location):
+    clock = ManualClock()
+    endpoint = RawEndpoint([http_answer(b"", "302 Found", f"Location: {location}")], clock)
+
+    async with raw_server(endpoint) as port, manager_at(port, clock) as tm:
+        error = await outcome_over_sockets(tm, clock)
+
+    assert (error.status_code, error.attempts) == (302, 1)
+
+
+@NO_URLS
 async def test_a_target_that_is_no_url_fails_a_request_by_the_users_client_too(location):
     endpoint, clock = ScriptedEndpoint(), ManualClock()
     endpoint.script = [httpx.Response(302, headers={"location": location})]

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from evidence import gathered
 from sockets import raw_server
-from support import ManualClock, config
+from support import ManualClock, completion, config
 
 import revos.extraction.chat
 import revos.extraction.prompts
@@ -632,8 +632,8 @@ def said_by_the_gateway(token):
     said = f"I refuse {token} in Bearer {token}"
     error = {"error": {"message": said, "code": said, "type": said, "param": said}}
     forbids = {"www-authenticate": 'Bearer error="insufficient_scope"', "x-request-id": said}
-    message = {"role": "assistant", "content": said}
-    fits_not = {"role": "assistant", "content": json.dumps({"name": token, "age": token})}
+    message = {"content": said}
+    fits_not = {"content": json.dumps({"name": token, "age": token})}
     call = {"id": "1", "type": "function", "function": {"name": "Person", "arguments": said}}
     return {
         **{
@@ -646,18 +646,11 @@ def said_by_the_gateway(token):
         "gateway, no choices": Answer(body=completion(message) | {"choices": None}),
         "gateway, cut off": Answer(body=completion(message, "length")),
         "gateway, held back": Answer(body=completion(message, "content_filter")),
-        "gateway, no answer": Answer(body=completion({"role": "assistant", "content": None})),
+        "gateway, no answer": Answer(body=completion({})),
         "gateway, token as the answer": Answer(body=completion(message)),
         "gateway, token in the answer": Answer(body=completion(fits_not)),
-        "gateway, token in a call": Answer(
-            body=completion({"role": "assistant", "content": None, "tool_calls": [call]})
-        ),
+        "gateway, token in a call": Answer(body=completion({"tool_calls": [call]})),
     }
-
-
-def completion(message, reason="stop"):
-    choice = {"index": 0, "finish_reason": reason, "message": message}
-    return {"id": "1", "object": "chat.completion", "created": 1, "model": "x", "choices": [choice]}
 
 
 async def extractions(evidence, tmp_path, monkeypatch):

@@ -6,10 +6,12 @@ import anyio
 import httpx
 import pytest
 from simulation import EventClock
-from support import manager, settle, token_response
+from support import ManualClock, ScriptedEndpoint, manager, settle, token_response
 
-from revos import TokenManager
+from revos import RevosAuthenticationError, TokenManager
 from revos.testing import Gateway, serve_gateway
+
+ON_DEMAND = {"enable_periodic_refresh": False}
 
 
 class SlowEndpoint:
@@ -33,6 +35,17 @@ class SlowEndpoint:
         lifetime = self.random.uniform(1.0, 5.0)
         self.ends_at[name] = self.clock.now_monotonic + lifetime
         return token_response(name, lifetime)
+
+
+class LateBody(httpx.AsyncByteStream):
+    """A body that is there so many seconds after its head, with a token of one second."""
+
+    def __init__(self, clock, seconds):
+        self.clock, self.seconds = clock, seconds
+
+    async def __aiter__(self):
+        self.clock.turn(self.seconds)
+        yield token_response("late", 1).content
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -75,6 +88,31 @@ async def test_nobody_waits_while_a_short_token_is_usable_and_nobody_gets_one_th
     assert max(waited) <= 3.0
     # A request takes half a second at least, and the shortest token is due after 0.45 s.
     assert endpoint.count <= seconds / (0.5 + 0.45) + 1
+
+
+async def test_a_token_that_expires_before_its_answer_is_all_there_fails_the_cycle():
+    endpoint, clock = ScriptedEndpoint(), ManualClock()
+    endpoint.script = [lambda: httpx.Response(200, stream=LateBody(clock, 0.95))]
+
+    async with manager(endpoint, clock, max_retries=1, token=ON_DEMAND) as tm:
+        with pytest.raises(RevosAuthenticationError, match="expired before all of its") as caught:
+            await tm.get_token()
+        asked = endpoint.count
+        clock.turn(caught.value.retry_after)
+        token = await tm.get_token()
+
+    assert asked == 1
+    assert caught.value.temporary
+    assert "no answer in time" in str(caught.value)
+    assert token == "token-2"
+
+
+async def test_a_token_that_is_still_good_when_its_answer_is_all_there_is_given():
+    endpoint, clock = ScriptedEndpoint(), ManualClock()
+    endpoint.script = [lambda: httpx.Response(200, stream=LateBody(clock, 0.85))]
+
+    async with manager(endpoint, clock, token=ON_DEMAND) as tm:
+        assert await tm.get_token() == "late"
 
 
 @pytest.mark.parametrize(("lifetime", "delay"), [(1, 0.5), (3, 0.2)])

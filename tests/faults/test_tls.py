@@ -136,6 +136,38 @@ async def test_a_certificate_that_its_own_key_has_signed_is_named(ca_file):
     assert endpoint.accepted == 0
 
 
+async def test_a_ca_file_that_is_gone_later_is_not_missed_after_a_failure(tmp_path):
+    clock, path = ManualClock(), tmp_path / "ca.pem"
+    AUTHORITY.cert_pem.write_to_path(str(path))
+    endpoint = RawEndpoint([http_answer(b"", "400 Bad Request")], clock)
+
+    async with raw_server(over_tls(endpoint, GOOD)) as port:
+        url = f"https://127.0.0.1:{port}/token"
+        async with manager_at(url, clock, max_retries=1, ca_file=str(path)) as tm:
+            error = await outcome_over_sockets(tm, clock)
+            path.unlink()
+            clock.turn(error.retry_after)
+            token = await tm.get_token()
+
+    assert token == "token-2"
+
+
+async def test_a_fallback_over_tls_is_trusted_where_the_first_way_needs_no_tls(ca_file):
+    clock, endpoint = ManualClock(), RawEndpoint()
+    refusing = RawEndpoint([http_answer(b"", "400 Bad Request")])
+
+    async with raw_server(refusing) as port, raw_server(over_tls(endpoint, GOOD)) as tls_port:
+        fallback = {
+            "fallback_auth_method": "client_secret_basic",
+            "fallback_token_url": f"https://127.0.0.1:{tls_port}/token",
+        }
+        async with manager_at(port, clock, max_retries=1, ca_file=ca_file, **fallback) as tm:
+            token = await tm.get_token()
+
+    assert token == "token-1"
+    assert endpoint.methods == ["basic"]
+
+
 async def test_without_a_ca_file_the_authorities_of_the_system_decide():
     clock = ManualClock()
     endpoint = RawEndpoint(clock=clock)

@@ -16,7 +16,16 @@ import uvloop
 from anyio import to_thread
 from evidence import gathered
 from sockets import raw_server
-from support import BASE_URL, TOKEN_URL, ManualClock, ScriptedApi, config, settle
+from support import (
+    BASE_URL,
+    TOKEN_URL,
+    ManualClock,
+    ScriptedApi,
+    ScriptedEndpoint,
+    config,
+    manager,
+    settle,
+)
 
 from revos import BearerAuth, RevosError, TokenManager, blocking, get_token_info
 from revos.testing import Answer, serve_gateway
@@ -206,6 +215,26 @@ async def test_an_extra_parameter_that_the_server_sends_back_is_masked():
     assert evidence.places_of(extra) == set()
 
 
+async def test_the_token_in_use_is_masked_where_the_endpoint_sends_it_back_in_a_later_answer():
+    said = {"error": "invalid_request", "error_description": f"{TOKEN} is still good"}
+    broken = httpx.RemoteProtocolError(f"illegal header line: {TOKEN!r}")
+    endpoint, clock = ScriptedEndpoint(), ManualClock()
+    endpoint.name = lambda _: TOKEN
+    endpoint.script = [200, httpx.Response(400, json=said), 200, broken]
+
+    with gathered() as evidence:
+        settings = {"max_retries": 1, "token": {"enable_periodic_refresh": False}}
+        async with manager(endpoint, clock, **settings) as tm:
+            for _ in range(4):
+                await keep(evidence, tm.refresh)
+                look_at(tm, evidence)
+                await clock.advance(1)
+
+    assert endpoint.count == 4
+    assert sum(place == "exception" for place, _ in evidence.texts) >= 2
+    assert evidence.places_of(TOKEN) == set()
+
+
 @pytest.mark.parametrize("content", [b"whole", iter([b"streamed"])], ids=["replayed", "streamed"])
 async def test_no_live_object_shows_the_tokens_of_a_request_that_was_refused(content):
     tokens = iter([TOKEN, TOKEN[::-1]])
@@ -318,7 +347,11 @@ async def test_nothing_leaks_over_real_connections(library, auth_method):
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 2", b"nonsense\r\n\r\n"], ids=str)
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"HTTP/1.1 2", b"nonsense\r\n\r\n"],
+    ids=["nothing", "half-a-status-line", "no-http"],
+)
 async def test_nothing_leaks_when_a_connection_breaks(scheme, answer):
     async def handle(stream):
         async with stream:
@@ -438,6 +471,28 @@ async def test_a_gateway_that_sends_the_token_back_makes_no_extraction_leak_it(s
 
     assert any(place == "exception" for place, _ in evidence.texts)
     assert evidence.places_of(SECRET, token) == set()
+
+
+async def test_an_answer_with_a_token_that_was_replaced_meanwhile_makes_no_extraction_leak_it():
+    with gathered() as evidence:
+        async with (
+            serve_gateway() as gateway,
+            TokenManager(gateway.config()) as tm,
+            tm.extractor("gpt-4") as gpt4,
+            anyio.create_task_group() as tasks,
+        ):
+            sent = await tm.get_token()
+            gateway.chat_script.append(sent)
+            gateway.chat_delay = 0.05
+            tasks.start_soon(keep, evidence, partial(gpt4.extract, person(), PROMPT, text=TEXT))
+            with anyio.fail_after(5):
+                while not gateway.api_requests:
+                    await anyio.sleep(0.001)
+            kept = await tm.get_token(force_refresh=True)
+
+    assert sent != kept
+    assert any(place == "exception" for place, _ in evidence.texts)
+    assert evidence.places_of(sent, kept) == set()
 
 
 # What logs say instead.

@@ -464,6 +464,28 @@ async def test_a_late_answer_to_an_older_token_does_not_end_the_delay():
     assert api.tokens == ["token-2", "token-3", "token-3"]
 
 
+async def test_a_late_answer_to_a_token_that_was_cleared_ends_no_delay_of_a_newer_one():
+    endpoint, api = ScriptedEndpoint(), ScriptedApi(lambda token: token == "token-3")
+    streamed = httpx.Request("POST", BASE_URL, content=SentOnce())
+    early, late = httpx.Request("GET", BASE_URL), httpx.Request("GET", BASE_URL)
+
+    async with manager(endpoint, ManualClock()) as tm, api.client(auth=tm.auth) as http:
+        flow = tm.auth.async_auth_flow(streamed)
+        await flow.__anext__()
+        await end(flow, httpx.Response(401, request=streamed))
+        flows = [tm.auth.async_auth_flow(request) for request in (early, late)]
+        for flow in flows:
+            await flow.__anext__()
+        await end(flows[0], httpx.Response(200, request=early))
+        await http.get("/models")
+        api.accepts = lambda token: False
+        await http.get("/models")
+        await end(flows[1], httpx.Response(200, request=late))
+        await http.get("/models")
+
+    assert api.tokens == ["token-2", "token-3", "token-3", "token-4", "token-4"]
+
+
 async def end(flow, response):
     with pytest.raises(StopAsyncIteration):
         await flow.asend(response)
@@ -479,6 +501,36 @@ async def test_a_server_that_issues_the_same_token_again_gets_no_replay_and_few_
     assert statuses == [401] * 10
     assert len(api.requests) == 10
     assert endpoint.count == 2
+
+
+async def test_the_same_token_again_that_serves_another_request_ends_no_delay():
+    endpoint, api = ScriptedEndpoint(), ScriptedApi(lambda token: False)
+    endpoint.name = lambda number: "always-the-same"
+
+    async with manager(endpoint, ManualClock()) as tm, api.client(auth=tm.auth) as http:
+        await http.get("/refused")
+        api.accepts = bool
+        await http.get("/accepted")
+        api.accepts = lambda token: False
+        await http.get("/refused")
+
+    assert endpoint.count == 2
+
+
+async def test_a_replay_may_be_refused_when_no_token_is_held_any_more():
+    endpoint, api = ScriptedEndpoint(), ScriptedApi()
+
+    async with manager(endpoint, ManualClock()) as tm, api.client(auth=tm.auth) as http:
+
+        def refuse_and_drop(token):
+            tm.invalidate(token)
+            return False
+
+        api.accepts = refuse_and_drop
+        response = await http.get("/models")
+
+    assert response.status_code == 401
+    assert api.tokens == ["token-1", "token-2"]
 
 
 async def test_extractors_of_one_model_share_a_delay_and_another_model_is_not_slowed():
@@ -502,6 +554,30 @@ async def test_extractors_of_one_model_share_a_delay_and_another_model_is_not_sl
 
     assert token_requests <= 5
     assert found.name == "Ada"
+
+
+@pytest.mark.parametrize("call", ["ainvoke", "invoke"])
+async def test_a_refused_llm_of_an_extractor_does_not_slow_the_auth_of_the_manager(call):
+    pytest.importorskip("langchain_openai")
+
+    async with (
+        serve_gateway() as gateway,
+        TokenManager(gateway.config()) as tm,
+        tm.extractor("gpt-4") as refused,
+        httpx.AsyncClient(auth=tm.auth) as http,
+    ):
+        calls = {
+            "ainvoke": partial(refused.run_asyncio, refused.llm.ainvoke, "Hello"),
+            "invoke": partial(to_thread.run_sync, refused.llm.invoke, "Hello"),
+        }
+        gateway.refuse_models = {"gpt-4"}
+        for _ in range(3):
+            with pytest.raises(Exception, match="401"):
+                await calls[call]()
+        gateway.revoke()
+        response = await http.get(f"{gateway.base_url}/models")
+
+    assert response.status_code == 200
 
 
 # No newer token can be had.
@@ -743,6 +819,10 @@ async def test_a_flow_closed_from_another_task_holds_nothing():
         token = await tm.get_token(force_refresh=True)
 
     assert token == "token-3"
+
+
+def test_auth_may_be_handed_out_before_the_configuration_is_read():
+    assert isinstance(TokenManager().auth, httpx.Auth)
 
 
 async def test_auth_may_be_handed_out_before_its_manager_is_entered(opened):

@@ -1,0 +1,325 @@
+"""What an extraction sends: the schema, the settings, the headers; and over which connections."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Generic, TypeVar
+
+import anyio
+import pydantic
+import pytest
+from langchain_core.messages import HumanMessage
+from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
+from pydantic import WithJsonSchema
+from sockets import RawEndpoint, http_answer, raw_server
+
+from revos import RevosAPIError, TokenManager
+from revos.testing import Answer
+
+PROMPT = "Extract the person: {text}"
+T = TypeVar("T")
+
+
+class Person(pydantic.BaseModel):
+    name: str
+    age: int
+
+
+@pytest.fixture
+async def tm(revos_gateway):
+    async with TokenManager(revos_gateway.config(max_retries=1)) as manager:
+        yield manager
+
+
+@pytest.fixture
+async def gpt4(tm):
+    async with tm.extractor("gpt-4") as extractor:
+        yield extractor
+
+
+def format_sent(gateway):
+    return gateway.chat_log[-1].payload["response_format"]["json_schema"]
+
+
+# The schema.
+
+
+class Box(pydantic.BaseModel, Generic[T]):
+    content: T
+
+
+LONG = pydantic.create_model("Long" * 30, content=(str, ...))
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [(Box[int], "Box_int_"), (LONG, ("Long" * 30)[:64]), (Person, "Person")],
+    ids=["characters", "length", "as it is"],
+)
+async def test_the_name_of_a_schema_has_at_most_64_of_the_characters_that_openai_allows(
+    gpt4, revos_gateway, target, name
+):
+    revos_gateway.chat_script.append('{"content": "5", "name": "Ada", "age": 36}')
+
+    await gpt4.extract(target, PROMPT, text="x")
+
+    assert format_sent(revos_gateway)["name"] == name
+
+
+class Open(pydantic.BaseModel, extra="allow"):
+    content: str
+
+
+class Loose(pydantic.BaseModel):
+    content: Annotated[Any, WithJsonSchema({"type": "object"})]
+
+
+class InList(pydantic.BaseModel):
+    content: tuple[dict[str, int], int]
+
+
+@pytest.mark.parametrize(
+    ("target", "content"), [(Open, "x"), (Loose, {"a": 1}), (InList, [{"a": 1}, 5])]
+)
+async def test_a_schema_with_a_free_key_anywhere_is_not_sent_as_strict(
+    gpt4, revos_gateway, target, content
+):
+    revos_gateway.chat_script.append(json.dumps({"content": content}))
+
+    await gpt4.extract(target, PROMPT, text="x")
+
+    assert format_sent(revos_gateway)["strict"] is False
+
+
+class Keywords(pydantic.BaseModel):
+    """Its fields have names that are keywords of JSON schema."""
+
+    properties: str
+    required: int
+
+
+async def test_fields_with_the_names_of_keywords_stay_fields(gpt4, revos_gateway):
+    revos_gateway.chat_script.append('{"properties": "x", "required": 5}')
+
+    await gpt4.extract(Keywords, PROMPT, text="x")
+
+    sent = format_sent(revos_gateway)
+    assert sent["strict"] is True
+    assert set(sent["schema"]["properties"]) == {"properties", "required"}
+    assert sent["schema"]["additionalProperties"] is False
+
+
+INNER = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+class Inside(pydantic.BaseModel):
+    content: Annotated[Any, WithJsonSchema({"anyOf": [INNER, {"type": "null"}]})]
+
+
+async def test_an_object_inside_a_list_of_a_strict_schema_is_closed_too(gpt4, revos_gateway):
+    revos_gateway.chat_script.append('{"content": {"a": 1}}')
+
+    await gpt4.extract(Inside, PROMPT, text="x")
+
+    sent = format_sent(revos_gateway)
+    assert sent["strict"] is True
+    assert sent["schema"]["properties"]["content"]["anyOf"][0]["additionalProperties"] is False
+
+
+async def test_the_schema_of_a_target_is_made_once(gpt4):
+    made = []
+
+    class Counted(Person):
+        @classmethod
+        def model_json_schema(cls, *args, **kwargs):
+            made.append(cls)
+            return super().model_json_schema(*args, **kwargs)
+
+    for _ in range(3):
+        await gpt4.extract(Counted, PROMPT, text="Ada, 36")
+
+    assert made == [Counted]
+
+
+# The way to ask for it.
+
+
+async def test_the_tool_is_one_that_must_be_called(tm, revos_gateway):
+    async with tm.extractor("gpt-4", strategy="tools") as extractor:
+        await extractor.extract(Person, PROMPT, text="Ada, 36")
+
+    named = {"type": "function", "function": {"name": "Person"}}
+    assert revos_gateway.chat_log[-1].payload["tool_choice"] == named
+
+
+@pytest.mark.parametrize("words", ["structured output is not for you", "no JSON_SCHEMA here"])
+async def test_a_refusal_names_the_feature_in_other_words_too(gpt4, revos_gateway, words):
+    revos_gateway.chat_script.append(Answer(status=400, body={"error": words}))
+
+    await gpt4.extract(Person, PROMPT, text="Ada, 36")
+
+    assert "tools" in revos_gateway.chat_log[-1].payload
+
+
+async def test_what_serves_others_is_no_way_for_an_extractor_with_one_of_its_own(
+    tm, gpt4, revos_gateway
+):
+    revos_gateway.unsupported.add("json_schema")
+    await gpt4.extract(Person, PROMPT, text="Ada, 36")
+
+    async with tm.extractor("gpt-4", strategy="json_schema") as extractor:
+        with pytest.raises(RevosAPIError):
+            await extractor.extract(Person, PROMPT, text="Ada, 36")
+
+    assert "response_format" in revos_gateway.chat_log[-1].payload
+
+
+async def test_many_extractions_that_step_down_together_tell_it_once(gpt4, revos_gateway, caplog):
+    revos_gateway.unsupported.add("json_schema")
+    revos_gateway.chat_delay = 0.05
+
+    with caplog.at_level("INFO", "revos.extraction"):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(_extract, gpt4)
+
+    assert len([record for record in caplog.records if "refuses" in record.message]) == 1
+
+
+async def _extract(extractor):
+    await extractor.extract(Person, PROMPT, text="Ada, 36")
+
+
+# The prompt.
+
+
+async def test_an_optional_variable_of_a_template_may_be_left_out_or_given(gpt4, revos_gateway):
+    prompt = ChatPromptTemplate.from_messages(
+        [MessagesPlaceholder("history", optional=True), ("human", PROMPT)]
+    )
+
+    await gpt4.extract(Person, prompt, text="Ada, 36")
+    await gpt4.extract(Person, prompt, text="Ada, 36", history=[HumanMessage("before")])
+
+    lengths = [len(record.payload["messages"]) for record in revos_gateway.chat_log]
+    assert lengths == [1, 2]
+
+
+async def test_a_variable_that_a_template_has_may_be_given_anew(gpt4, revos_gateway):
+    prompt = ChatPromptTemplate.from_messages([("system", "In {tongue}"), ("human", PROMPT)])
+
+    await gpt4.extract(Person, prompt.partial(tongue="Latin"), text="Ada, 36", tongue="Greek")
+
+    assert revos_gateway.chat_log[-1].payload["messages"][0]["content"] == "In Greek"
+
+
+# Settings, headers, address.
+
+
+@pytest.mark.parametrize("model", ["o1-mini", "gpt-5-pro", "codex-7b"])
+async def test_what_langchain_knows_of_a_model_by_its_name_changes_nothing(revos_gateway, model):
+    revos_gateway.models = (model,)
+
+    async with TokenManager(revos_gateway.config()) as tm, tm.extractor(model) as extractor:
+        await extractor.extract(Person, PROMPT, text="Ada, 36")
+
+    sent = set(revos_gateway.chat_log[-1].payload)
+    assert sent == {"messages", "model", "response_format", "stream"}
+
+
+COMPLETION = {
+    "id": "1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "gpt-4",
+    "choices": [
+        {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": '{"name": "Ada", "age": 36}'},
+        }
+    ],
+}
+
+
+def completion(*headers):
+    body = json.dumps(COMPLETION).encode()
+    return http_answer(body, "200 OK", "Content-Type: application/json", *headers)
+
+
+@pytest.fixture
+async def api():
+    """The API of a gateway, byte for byte."""
+    return RawEndpoint()
+
+
+@pytest.fixture
+async def api_config(revos_gateway, api):
+    """What makes configurations whose tokens come from the gateway, and whose API is raw."""
+    async with raw_server(api) as port:
+
+        def make(**settings):
+            return revos_gateway.config(
+                base_url=f"http://127.0.0.1:{port}/v1", max_retries=1, **settings
+            )
+
+        yield make
+
+
+@pytest.mark.parametrize(
+    ("settings", "seconds"), [({}, b"600"), ({"LLM_MODELS_GPT_4_TIMEOUT": "7"}, b"7.0")]
+)
+async def test_a_request_has_the_timeout_of_its_model_or_that_of_the_openai_client(
+    api_config, api, settings, seconds
+):
+    api.script = [completion()]
+
+    async with TokenManager(api_config(**settings)) as tm, tm.extractor("gpt-4") as extractor:
+        await _extract(extractor)
+
+    assert b"\r\nx-stainless-read-timeout: " + seconds + b"\r\n" in api.requests[0].lower()
+
+
+async def test_headers_that_are_no_ascii_do_not_matter(api_config, api):
+    async with TokenManager(api_config()) as tm, tm.extractor("gpt-4") as extractor:
+        token = await tm.get_token()
+        api.script = [completion("X-Name: Ren\u00e9", f"X-Token: {token}")]
+
+        await _extract(extractor)
+
+    assert len(api.requests) == 1
+
+
+async def test_headers_that_come_twice_reach_an_llm_of_ones_own_twice(api_config, api):
+    async with TokenManager(api_config()) as tm, tm.extractor("gpt-4") as extractor:
+        token = await tm.get_token()
+        api.script = [completion(f"X-Token: {token}", "Set-Cookie: a=1", "Set-Cookie: b=2")]
+
+        client = extractor.llm.root_async_client
+        response = await extractor.run_asyncio(_raw_completion, client)
+
+    assert response.headers.get_list("set-cookie") == ["a=1", "b=2"]
+    assert response.headers["x-token"] == "***"
+
+
+async def _raw_completion(client):
+    return await client.chat.completions.with_raw_response.create(model="gpt-4", messages=[])
+
+
+# Connections.
+
+
+async def test_more_than_a_hundred_extractions_run_at_once_over_connections_that_are_kept(
+    tm, revos_gateway
+):
+    revos_gateway.chat_delay = 0.4
+
+    with anyio.fail_after(20):
+        async with tm.extractor("gpt-4", max_concurrency=101) as extractor:
+            for at_once in (101, 40):
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(at_once):
+                        tasks.start_soon(_extract, extractor)
+
+    assert revos_gateway.max_api_requests_in_flight == 101
+    assert revos_gateway.api_connections <= 102

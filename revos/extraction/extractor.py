@@ -124,7 +124,7 @@ class LangChainExtractor:
         messages = messages_of(prompt, variables)
         with bound.runtime.while_open():
             completion = await self._complete(bound, wanted, messages)
-        return wanted.read(completion.answer)  # type: ignore[return-value]  # of the target's type
+        return wanted.read(completion.answer)  # type: ignore[no-any-return]  # of the target's type
 
     @property
     def llm(self) -> ChatOpenAI:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Iterator
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pydantic
 from pydantic import TypeAdapter
@@ -31,14 +30,7 @@ _FAULTS = (
     AttributeError,
     RecursionError,
 )
-_NO_TYPES = (
-    types.FunctionType,
-    types.BuiltinFunctionType,
-    types.MethodType,
-    types.ModuleType,
-    types.NoneType,
-    str,
-)
+_TYPING = frozenset({"typing", "typing_extensions", "annotationlib"})
 
 
 class _Exact(GenerateJsonSchema):
@@ -57,14 +49,21 @@ def generate(type_: Any) -> tuple[TypeAdapter[Any], dict[str, Any]]:
 
     :raises NoSchemaError: with the class, the field and the reason
     """
-    if isinstance(type_, _NO_TYPES):
-        kind = type(type_).__name__
-        raise NoSchemaError(f"{type_!r} is no type but a {kind}")
+    if not _is_type(type_):  # Which may hold what is to be in no message.
+        raise NoSchemaError(f"an instance of {type(type_).__name__} is no type")
     try:
         return _generated(type_)
     except _FAULTS as error:
         reason = _blamed(type_, set()) or _reason(error)
         raise NoSchemaError(f"{display(type_)} has no JSON schema: {reason}") from error
+
+
+def _is_type(type_: Any) -> bool:
+    return (
+        isinstance(type_, type)
+        or get_origin(type_) is not None
+        or type(type_).__module__ in _TYPING
+    )
 
 
 def _generated(type_: Any) -> tuple[TypeAdapter[Any], dict[str, Any]]:

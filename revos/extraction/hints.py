@@ -11,7 +11,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Generic, Protocol, TypeVar, get_args, get_origin
 
-__all__ = ["NoSchemaError", "class_of", "hints_of", "substituted"]
+__all__ = ["NoSchemaError", "class_of", "hints_of", "substituted", "value_of"]
 
 Bindings = Mapping[Any, Any]
 
@@ -57,6 +57,19 @@ def hints_of(type_: Any, names: typing.Iterable[str]) -> dict[str, Any]:
                 hints[name] = substituted(hint, bindings.get(owner, {}))
                 break
     return hints
+
+
+def value_of(alias: Any) -> Any:
+    """What a `type` alias stands for.
+
+    :raises NoSchemaError: a forward reference leads nowhere
+    """
+    bare = class_of(alias)
+    try:
+        value = _resolved(bare, bare, "its value", bare.__value__)
+    except NameError as error:
+        raise NoSchemaError(f"{bare.__name__}: {error}") from error
+    return substituted(value, dict(zip(bare.__type_params__, get_args(alias), strict=False)))
 
 
 def _owners(cls: Any) -> Iterator[Any]:

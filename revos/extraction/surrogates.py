@@ -21,7 +21,7 @@ import typing_extensions
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler
 from pydantic_core import core_schema
 
-from revos.extraction.hints import class_of, substituted
+from revos.extraction.hints import class_of, value_of
 from revos.extraction.members import NOTHING, Member, is_composite, make, members_of
 
 __all__ = ["Surrogates", "display"]
@@ -57,7 +57,7 @@ class Surrogates:
         if isinstance(type_, TypeVar | NewType):
             return self._of_stand_in(type_)
         if isinstance(class_of(type_), _ALIASES):
-            return self._named(type_, lambda handler: handler(self.of(_value_of(type_))))
+            return self._named(type_, lambda handler: handler(self.of(value_of(type_))))
         if is_composite(type_):
             return self._named(type_, lambda handler: self._composite(type_, handler))
         return self._of_generic(type_, get_origin(type_), get_args(type_))
@@ -78,6 +78,9 @@ class Surrogates:
             return self.of(args[0])
         if not args or origin in _UNTOUCHED:
             return type_
+        if origin in {Union, types.UnionType}:
+            # Where an answer fits several, the one without keys that are not given is meant.
+            args = tuple(sorted(args, key=_size))
         inner = tuple(self.of(arg) for arg in args)
         if all(new is old for new, old in zip(inner, args, strict=True)) and origin not in _LAZY:
             return type_
@@ -151,10 +154,8 @@ def display(type_: Any) -> str:
     return re.sub(r"\w[\w.]*\.(?:<locals>\.)?(?=\w)|<locals>\.", "", repr(type_))
 
 
-def _value_of(alias: Any) -> Any:
-    bare = class_of(alias)
-    parameters = getattr(bare, "__type_params__", ())
-    return substituted(bare.__value__, dict(zip(parameters, get_args(alias), strict=False)))
+def _size(type_: Any) -> int:
+    return len(members_of(type_)) if is_composite(type_) else 0
 
 
 def _annotated(inner: Any, metadata: tuple[Any, ...]) -> Any:

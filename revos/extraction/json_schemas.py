@@ -36,9 +36,9 @@ def checked(schema: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[Any], 
             "which has 'type' or 'properties'"
         )
     try:
-        own: dict[str, Any] = json.loads(json.dumps(schema))
+        own: dict[str, Any] = json.loads(json.dumps(schema, default=_as_dict))
     except (TypeError, ValueError, RecursionError) as error:
-        raise NoSchemaError(f"the JSON schema is no JSON: {error}") from error
+        raise NoSchemaError(f"a JSON schema must be JSON: {error}") from error
     kind = jsonschema.validators.validator_for(own, default=jsonschema.Draft202012Validator)
     try:
         kind.check_schema(own)
@@ -60,6 +60,12 @@ def checked(schema: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[Any], 
         return [Problem(".".join(map(str, one.absolute_path)), one.message) for one in errors]
 
     return own, problems
+
+
+def _as_dict(inner: Any) -> dict[str, Any]:
+    if not isinstance(inner, Mapping):
+        raise TypeError(f"{type(inner).__name__} is none")
+    return dict(inner)
 
 
 def _references(node: Any) -> Iterator[str]:

@@ -8,10 +8,27 @@ from __future__ import annotations
 import json
 
 KNOWN = frozenset(
-    """
-    $defs $ref additionalProperties anyOf description enum exclusiveMaximum exclusiveMinimum format
-    items maxItems maximum minItems minimum multipleOf pattern properties required type
-    """.split()
+    [
+        "$defs",
+        "$ref",
+        "additionalProperties",
+        "anyOf",
+        "description",
+        "enum",
+        "exclusiveMaximum",
+        "exclusiveMinimum",
+        "format",
+        "items",
+        "maxItems",
+        "maximum",
+        "minItems",
+        "minimum",
+        "multipleOf",
+        "pattern",
+        "properties",
+        "required",
+        "type",
+    ]
 )
 FORMATS = frozenset(
     ["date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uuid"]

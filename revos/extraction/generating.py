@@ -27,6 +27,7 @@ _FAULTS = (
     PydanticUndefinedAnnotation,
     NoSchemaError,
     TypeError,
+    ValueError,
     AttributeError,
     RecursionError,
 )

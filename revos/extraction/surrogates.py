@@ -51,6 +51,8 @@ class Surrogates:
     def __init__(self) -> None:
         self._by_type: dict[Any, type] = {}
         self._open: set[str] = set()
+        # What `Self` means, while the members of a composite are looked at.
+        self._owner: Any = Any
 
     def of(self, type_: Any) -> Any:
         """The type, with a surrogate in place of each composite in it."""
@@ -58,6 +60,8 @@ class Surrogates:
             return self._of_stand_in(type_)
         if isinstance(class_of(type_), _ALIASES):
             return self._named(type_, lambda handler: handler(self.of(value_of(type_))))
+        if type_ is typing_extensions.Self:
+            return self.of(self._owner)
         if is_composite(type_):
             return self._named(type_, lambda handler: self._composite(type_, handler))
         return self._of_generic(type_, get_origin(type_), get_args(type_))
@@ -119,6 +123,7 @@ class Surrogates:
     def _composite(self, type_: Any, generate: Callable[[Any], CoreSchema]) -> CoreSchema:
         fields = {}
         for member in members_of(type_):
+            self._owner = type_
             schema = generate(self._member(member))
             fields[member.key] = core_schema.typed_dict_field(schema, required=member.required)
         surrogate = self._by_type[type_]

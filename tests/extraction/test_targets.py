@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import json
@@ -75,13 +75,13 @@ class Tree:
     parent: Annotated[Tree | None, "the one above"] = None
 
 
-def _day(text: str) -> datetime.date:
-    return datetime.date.fromisoformat(text)
+def _day(text: str) -> dt.date:
+    return dt.date.fromisoformat(text)
 
 
 @attrs.define
 class Event:
-    day: datetime.date = attrs.field(converter=_day)
+    day: dt.date = attrs.field(converter=_day)
     hours: float = attrs.field(converter=float, default=1)
 
 
@@ -195,8 +195,8 @@ CASES = [
     (Alias, [ADA_JSON], [ADA]),
     (Listed[Person], [ADA_JSON], [ADA]),
     (Annotated[list[Person], annotated_types.Len(1), "All people"], [ADA_JSON], [ADA]),
-    (datetime.datetime, "2024-05-01T12:00:00", datetime.datetime(2024, 5, 1, 12)),  # noqa: DTZ001
-    (datetime.timedelta, "PT1H", datetime.timedelta(hours=1)),
+    (dt.datetime, "2024-05-01T12:00:00", dt.datetime(2024, 5, 1, 12)),  # noqa: DTZ001
+    (dt.timedelta, "PT1H", dt.timedelta(hours=1)),
     (decimal.Decimal, 19.99, decimal.Decimal("19.99")),
     (uuid.UUID, "00000000-0000-0000-0000-000000000001", uuid.UUID(int=1)),
     (bytes, "abc", b"abc"),
@@ -307,6 +307,18 @@ def test_a_class_that_refers_to_itself_inside_a_function_is_found():
     target = target_of(Link)
 
     assert target.read('{"value": 1, "after": {"value": 2, "after": null}}') == Link(1, Link(2))
+
+
+@attrs.define
+class Chain:
+    value: int
+    links: list[typing.Self] = attrs.Factory(list)
+
+
+def test_self_is_the_class_itself():
+    read = target_of(Box[Chain]).read('{"item": {"value": 1, "links": [{"value": 2}]}}')
+
+    assert read == Box(Chain(1, [Chain(2)]))
 
 
 def test_two_classes_of_one_name_keep_their_own_schemas():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import json
@@ -12,11 +12,13 @@ import uuid
 
 import attrs
 import pydantic
+import pytest
 from attrs import frozen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai_rules import faults
 
+from revos.errors import RevosValidationError
 from revos.extraction.targets import target_of
 
 
@@ -44,8 +46,8 @@ LEAVES = [
     _leaf(str, TEXT),
     _leaf(bool, st.booleans()),
     _leaf(float, st.floats(allow_nan=False, allow_infinity=False)),
-    _leaf(datetime.date, st.dates(), str),
-    _leaf(datetime.timedelta, st.just(datetime.timedelta(hours=3)), lambda _: "PT3H"),
+    _leaf(dt.date, st.dates(), str),
+    _leaf(dt.timedelta, st.just(dt.timedelta(hours=3)), lambda _: "PT3H"),
     _leaf(uuid.UUID, st.uuids(), str),
     _leaf(decimal.Decimal, st.decimals(allow_nan=False, allow_infinity=False, places=2), str),
     _leaf(Mood, st.sampled_from(Mood), lambda mood: mood.value),
@@ -231,7 +233,7 @@ TAGGED = [
 @settings(max_examples=30, deadline=None)
 @given(order=st.permutations([0, 1]), picked=st.integers(0, 1), size=st.integers())
 def test_the_member_with_the_tag_is_chosen_in_any_order(order, picked, size):
-    union = typing.Union[tuple(TAGGED[number] for number in order)]
+    union = TAGGED[order[0]] | TAGGED[order[1]]
     member = TAGGED[picked]
     kind = member.__name__.lower()
 
@@ -243,9 +245,5 @@ def test_the_member_with_the_tag_is_chosen_in_any_order(order, picked, size):
 @settings(max_examples=60, deadline=None)
 @given(text=st.one_of(st.text(), st.binary().map(repr), st.sampled_from(['{"', "[[", "1e400"])))
 def test_no_text_makes_another_error(text):
-    target = target_of(TAGGED[0])
-
-    try:
-        target.read(text)
-    except Exception as error:  # noqa: BLE001 - which one is what is looked at
-        assert type(error).__name__ == "RevosValidationError"
+    with pytest.raises(RevosValidationError):
+        target_of(TAGGED[0]).read(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 import sys
 import typing
@@ -64,9 +65,19 @@ def function():
     pass
 
 
+class Odd(enum.Enum):
+    ONE = Arbitrary()
+
+
+@attrs.define
+class WithOdd:
+    odd: Odd
+
+
 @pytest.mark.parametrize(
     ("type_", "words"),
     [
+        (WithOdd, r"WithOdd\.odd"),
         (Arbitrary, "Arbitrary has no JSON schema"),
         (Calling, r"Calling\.call"),
         (Holding, r"Holding\.thing.*Arbitrary"),
@@ -106,7 +117,7 @@ def test_an_instance_in_place_of_a_type_is_not_shown():
     [
         ({}, "nothing in it"),
         ({"name": "string"}, "'name' is no JSON schema"),
-        ({"type": "strin"}, "it is no JSON schema: type"),
+        ({"type": "text"}, "it is no JSON schema: type"),
         ({"type": "object", "properties": {"a": {"type": 5}}}, "properties.a.type"),
         ({"type": "object", "required": "name"}, "required"),
         ({"$ref": "#/$defs/Nowhere"}, "leads nowhere"),

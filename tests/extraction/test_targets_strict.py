@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from typing import Annotated, Literal
 
 import attrs
@@ -30,7 +30,7 @@ class Everything(pydantic.BaseModel):
     pair: tuple[int, str]
     fixed: Literal["x"] = "x"
     price: Annotated[float, pydantic.Field(gt=0, le=10, multiple_of=0.5)] = 1
-    day: datetime.date | None = None
+    day: dt.date | None = None
     code: str = pydantic.Field("A", pattern="^[A-Z]$")
     ahead: str | None = pydantic.Field(None, max_length=2)
 

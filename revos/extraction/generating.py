@@ -16,7 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, JsonSchema
 from pydantic_core import core_schema
 
 from revos.extraction.hints import NoSchemaError
-from revos.extraction.members import is_composite, members_of
+from revos.extraction.members import NOTHING, is_composite, made, members_of
 from revos.extraction.surrogates import Surrogates, display
 
 __all__ = ["generate"]
@@ -40,6 +40,12 @@ class _Exact(GenerateJsonSchema):
     def emit_warning(self, kind: JsonSchemaWarningKind, detail: str) -> None:
         if kind == "skipped-choice":
             raise PydanticInvalidForJsonSchema(detail)
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        """With the default of a factory of something empty, too: `nulls` needs it in unions."""
+        form = super().default_schema(schema)
+        default = made(schema.get("default_factory"))
+        return form if default is NOTHING else {"default": default, **form}
 
     def is_subclass_schema(self, schema: core_schema.IsSubclassSchema) -> JsonSchemaValue:
         return self.handle_invalid_for_json_schema(schema, "a class")

@@ -22,7 +22,7 @@ from pydantic.errors import PydanticUserError
 
 from revos.extraction.hints import NoSchemaError, class_of, hints_of
 
-__all__ = ["NOTHING", "Member", "is_composite", "make", "members_of"]
+__all__ = ["NOTHING", "Member", "is_composite", "made", "make", "members_of"]
 
 # No default that could stand in a schema.
 NOTHING: Any = object()
@@ -155,7 +155,7 @@ def _dataclass_members(type_: Any) -> list[Member]:
                 hint.type if isinstance(hint, dataclasses.InitVar) else hint,
                 required=default is factory is dataclasses.MISSING,
                 description=_description(field.metadata) or getattr(field, "doc", None),
-                default=_json(default) if default is not dataclasses.MISSING else _made(factory),
+                default=_json(default) if default is not dataclasses.MISSING else made(factory),
             )
         )
     return members
@@ -172,7 +172,7 @@ def _attrs_members(type_: Any) -> list[Member]:
             raise NoSchemaError(f"{cls.__name__}.{field.name}: {hint!r} is the name of a type")
         default = field.default
         if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # it is a class
-            default = NOTHING if default.takes_self else _made(default.factory)
+            default = NOTHING if default.takes_self else made(default.factory)
         members.append(
             Member(
                 str(field.alias),
@@ -228,7 +228,8 @@ def _description(metadata: Mapping[Any, Any]) -> str | None:
     return words if isinstance(words, str) else None
 
 
-def _made(factory: Any) -> Any:
+def made(factory: Any) -> Any:
+    """What a factory of something empty makes, as JSON."""
     return _EMPTY.get(factory, NOTHING) if isinstance(factory, type) else NOTHING
 
 

@@ -121,6 +121,13 @@ def test_a_recursive_type_has_a_finite_schema_by_the_rules():
     assert target.read('{"left": {"left": null, "right": null}, "right": null}').left is not None
 
 
+def test_a_pattern_that_looks_ahead_is_not_sent():
+    part = {"type": "string", "pattern": "^(?!x)"}
+    schema = {"type": "object", "properties": {"a": part}, "required": ["a"]}
+
+    assert strict_form(schema)["properties"]["a"] == {"type": "string"}
+
+
 @pytest.mark.parametrize(
     "schema",
     [
@@ -229,6 +236,26 @@ class Dog(pydantic.BaseModel):
 )
 def test_the_member_of_a_union_is_told_by_its_keys_in_any_order(union, answer, instance):
     assert target_of(list[union]).read(f"[{answer}]") == [instance]
+
+
+class Short(pydantic.BaseModel):
+    x: int
+
+
+class Long(pydantic.BaseModel):
+    x: int
+    sizes: set[int] = pydantic.Field(default_factory=set)
+
+
+@pytest.mark.parametrize("union", [Short | Long, Long | Short])
+def test_a_null_for_a_key_still_tells_the_model_that_has_it(union):
+    holder = pydantic.create_model("Holder", held=(list[union], ...))
+
+    held = (
+        target_of(holder).read('{"held": [{"x": 1, "sizes": null}, {"x": 1, "sizes": [2]}]}').held
+    )
+
+    assert held == [Long(x=1), Long(x=1, sizes={2})]
 
 
 @pytest.mark.parametrize("union", [Cat | Dog, Dog | Cat])

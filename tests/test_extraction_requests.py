@@ -53,7 +53,7 @@ LONG = pydantic.create_model("Long" * 30, content=(str, ...))
 
 @pytest.mark.parametrize(
     ("target", "name"),
-    [(Box[int], "Box_int_"), (LONG, ("Long" * 30)[:64]), (Person, "Person")],
+    [(Box[int], "Box_int"), (LONG, ("Long" * 30)[:64]), (Person, "Person")],
     ids=["characters", "length", "as it is"],
 )
 async def test_the_name_of_a_schema_has_at_most_64_of_the_characters_that_openai_allows(
@@ -131,14 +131,17 @@ async def test_the_schema_of_a_target_is_made_once(gpt4):
 
     class Counted(Person):
         @classmethod
-        def model_json_schema(cls, *args, **kwargs):
+        def __get_pydantic_json_schema__(cls, schema, handler):
             made.append(cls)
-            return super().model_json_schema(*args, **kwargs)
+            return handler(schema)
 
+    await gpt4.extract(Counted, PROMPT, text="Ada, 36")
+    made_for_the_first = len(made)
     for _ in range(3):
         await gpt4.extract(Counted, PROMPT, text="Ada, 36")
 
-    assert made == [Counted]
+    assert made_for_the_first > 0
+    assert len(made) == made_for_the_first
 
 
 # The way to ask for it.

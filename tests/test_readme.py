@@ -97,7 +97,7 @@ def write_key(path):
 
 def run(where, capsys):
     namespace = {"__name__": "__main__", "__file__": where}
-    exec(compile(PROGRAMS[where], where, "exec"), namespace)
+    exec(compile(PROGRAMS[where], where, "exec", dont_inherit=True), namespace)
     printed = capsys.readouterr().out.splitlines()
     assert printed == promised(where)
     return namespace

@@ -1,0 +1,122 @@
+"""Types through an extractor: asked for by the gateway's rules, answered, and read."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Annotated, Literal, TypedDict
+
+import attrs
+import pydantic
+import pytest
+from openai_rules import faults
+
+from revos import TokenManager
+from revos.errors import RevosInputError, RevosValidationError
+
+PROMPT = "Extract: {text}"
+
+
+@pytest.fixture
+async def gpt4(revos_gateway):
+    async with TokenManager(revos_gateway.config()) as tm, tm.extractor("gpt-4") as extractor:
+        yield extractor
+
+
+class Mood(enum.Enum):
+    GOOD = "good"
+    BAD = "bad"
+
+
+@attrs.define
+class Person:
+    name: str
+    age: int
+    city: str = "nowhere"
+    mood: Mood = Mood.GOOD
+
+
+@dataclasses.dataclass
+class Visit:
+    person: Person
+    nights: Annotated[int, pydantic.Field(ge=0)] = 1
+
+
+class Trip(TypedDict, total=False):
+    city: str
+    visits: list[Visit]
+
+
+ADA = Person("Ada", 36, "London")
+SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+
+
+@pytest.mark.parametrize(
+    ("target", "text", "value"),
+    [
+        (Person, "Ada, 36, London", ADA),
+        (list[Person], "Ada, 36, London; Bob, 40, Paris", [ADA, Person("Bob", 40, "Paris")]),
+        (Person | None, "Ada, 36, London", ADA),
+        (dict[str, int], "apples 3, pears 5", {"apples": 3, "pears": 5}),
+        (int, "there are 5", 5),
+        (Literal["red", "blue"], "it was blue", "blue"),
+        (Mood, "it was bad", Mood.BAD),
+        (SCHEMA, "Ada, 36", {"name": "Ada"}),
+    ],
+)
+async def test_the_text_becomes_an_instance(gpt4, revos_gateway, target, text, value):
+    assert await gpt4.extract(target, PROMPT, text=text) == value
+
+    sent = revos_gateway.chat_log[-1].payload["response_format"]["json_schema"]
+    assert faults(sent["schema"]) == [] or not sent["strict"]
+
+
+async def test_what_the_model_leaves_null_has_its_default(gpt4, revos_gateway):
+    revos_gateway.chat_script.append(
+        '{"city": null, "visits": [{"nights": null, "person":'
+        ' {"name": "Ada", "age": "36", "city": null, "mood": "bad"}}]}'
+    )
+
+    trip = await gpt4.extract(Trip, PROMPT, text="x")
+
+    assert trip == {"visits": [Visit(Person("Ada", 36, mood=Mood.BAD), 1)]}
+
+
+async def test_all_problems_of_an_answer_are_told(gpt4, revos_gateway):
+    revos_gateway.chat_script.extend(['{"visits": [{"person": {"name": 1}, "nights": -1}, 3]}'] * 4)
+
+    with pytest.raises(RevosValidationError) as caught:
+        await gpt4.extract(Trip, PROMPT, text="x")
+
+    assert [problem.path for problem in caught.value.problems] == [
+        "visits.0.person.name",
+        "visits.0.person.age",
+        "visits.0.nights",
+        "visits.1",
+    ]
+
+
+async def test_a_target_without_a_schema_costs_no_request(gpt4, revos_gateway):
+    with pytest.raises(RevosInputError, match="an instance of dict_keys is no type"):
+        await gpt4.extract(SCHEMA.keys(), PROMPT, text="x")
+
+    assert revos_gateway.api_requests == 0
+
+
+async def test_the_schema_of_equal_types_is_built_once(gpt4, revos_gateway):
+    await gpt4.extract(list[Person], PROMPT, text="Ada, 36, London")
+    runtime = gpt4._bound.runtime
+
+    assert runtime.target_of(list[Person]) is runtime.target_of(list[Person])
+    assert runtime.target_of(SCHEMA) is not runtime.target_of(SCHEMA)
+
+
+async def test_the_same_target_is_asked_for_by_tools(gpt4, revos_gateway):
+    revos_gateway.unsupported.add("json_schema")
+
+    assert await gpt4.extract(list[Person], PROMPT, text="Ada, 36, London") == [ADA]
+
+    function = revos_gateway.chat_log[-1].payload["tools"][0]["function"]
+    assert function["name"] == "list_Person"
+    assert function["strict"] is True
+    assert faults(function["parameters"]) == []

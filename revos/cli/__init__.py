@@ -26,13 +26,16 @@ def main() -> None:
         raise SystemExit(USAGE_ERROR) from None
 
     from revos.cli.demo import demo
+    from revos.cli.extract import extract
+    from revos.cli.models import models
 
     app = cyclopts.App(
         name="revos",
         help="Short-lived OAuth 2.0 tokens for LLM gateways, and typed objects from text.",
         version=lambda: f"revos {version('revos')}",
     )
-    app.command(demo)
+    for command in (extract, models, demo):
+        app.command(command)
     try:
         app(exit_on_error=False)
     except cyclopts.CycloptsError:  # It has said what is wrong.

@@ -20,7 +20,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, suppress
 from pathlib import Path
 
 import anyio
@@ -98,9 +98,13 @@ class Survey:
     keys: set[bytes]
     total: int | None
 
+    def done(self, done: set[bytes]) -> int:
+        """How many of the documents in files are done."""
+        return len(self.keys & done)
+
     def left(self, done: set[bytes]) -> int | None:
         """How many documents are not done."""
-        return None if self.total is None else self.total - len(self.keys & done)
+        return None if self.total is None else self.total - self.done(done)
 
 
 @define
@@ -230,8 +234,7 @@ class Inputs:
 
     async def _from_stream(self, source: Source) -> AsyncGenerator[list[Item], None]:
         reader = self._reader(source)
-        # Opening a named pipe waits for whoever writes to it.
-        fd = 0 if source.path is None else await run_in_thread(os.open, source.path, os.O_RDONLY)
+        fd = 0 if source.path is None else _opened(source.label)
         try:
             read = _read_when_ready if _can_be_waited_for(fd) else _read_in_thread
             while data := await read(fd):
@@ -254,6 +257,14 @@ def _grouped(sources: Iterable[Source]) -> Iterator[list[Source]]:
         yield group
 
 
+def _opened(name: str) -> int:
+    """A pipe, opened without waiting for whoever writes to it."""
+    try:
+        return os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise RevosInputError(_unreadable(name, error)) from None
+
+
 def _can_be_waited_for(fd: int) -> bool:
     """Whether the event loop can tell when there is something to read: no thread hangs in a read
     that nothing ends, which would hold up the end of the process.
@@ -263,8 +274,10 @@ def _can_be_waited_for(fd: int) -> bool:
 
 
 async def _read_when_ready(fd: int) -> bytes:
-    await anyio.wait_readable(fd)
-    return os.read(fd, CHUNK)
+    while True:
+        await anyio.wait_readable(fd)
+        with suppress(BlockingIOError):  # Another reader of the pipe was faster.
+            return os.read(fd, CHUNK)
 
 
 async def _read_in_thread(fd: int) -> bytes:

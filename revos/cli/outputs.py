@@ -113,11 +113,11 @@ class Output:
         """All is checked: what failed in an earlier run is tried again, and told again where it
         fails again.
         """
+        self._is_used = True
         if self.path is not None:
             errors_path(self.path).unlink(missing_ok=True)
 
     def write(self, line: bytes) -> None:
-        self._is_used = True
         _write_whole(self._fd, line)
 
     def write_failure(self, line: bytes) -> None:
@@ -126,14 +126,13 @@ class Output:
             sys.stderr.write(line.decode())
             sys.stderr.flush()
             return
-        self._is_used = True
         if self._errors_fd is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _BINARY
             self._errors_fd = os.open(errors_path(self.path), flags, 0o666)
         _write_whole(self._errors_fd, line)
 
     def take_back(self) -> None:
-        """Nothing was done: leave no empty file behind where there was none."""
+        """Where nothing was begun, leave no empty file behind that was not there."""
         if self.path is not None and self._is_new and not self._is_used:
             self.path.unlink(missing_ok=True)
 

@@ -37,6 +37,6 @@ def main() -> None:
     for command in (extract, models, demo):
         app.command(command)
     try:
-        app(exit_on_error=False)
+        app(sys.argv[1:], exit_on_error=False)
     except cyclopts.CycloptsError:  # It has said what is wrong.
         raise SystemExit(USAGE_ERROR) from None

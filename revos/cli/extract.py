@@ -54,11 +54,14 @@ ALIKE = 20
 
 
 def extract(
-    *documents: str,
+    # With hyphens, as - is standard input; so an unknown option looks like a document.
+    *documents: Annotated[str, Parameter(allow_leading_hyphen=True)],
     model: str,
     target: str,
     prompt: Annotated[str, Parameter(allow_leading_hyphen=True)],
-    output: Annotated[str | None, Parameter(name=["--output", "-o"])] = None,
+    output: Annotated[
+        str | None, Parameter(name=["--output", "-o"], allow_leading_hyphen=True)
+    ] = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     concurrency: int = 16,
     strategy: Strategy = "auto",

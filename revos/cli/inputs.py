@@ -60,6 +60,10 @@ def sources_of(names: Sequence[str], format_: Format | None) -> list[Source]:
     """
     if not names:
         raise RevosInputError("there are no documents: name files, or - for standard input")
+    if options := [name for name in names if name.startswith("-") and name != STDIN]:
+        raise RevosInputError(
+            f"there is no option {options[0]}; a file can be named ./{options[0]}"
+        )
     if names.count(STDIN) > 1:
         raise RevosInputError("standard input (-) is named twice, and can be read only once")
     return [_source_of(name, format_) for name in names]

@@ -4,6 +4,8 @@ async with TokenManager(config) as tm, tm.extractor("gpt-4") as gpt4:
     person = await gpt4.extract(Person, "Extract the person: {text}", text=...)
 """
 
+from typing import TYPE_CHECKING, Any
+
 from revos.ambient import (
     get_consecutive_failures,
     get_langchain_extractor,
@@ -26,17 +28,21 @@ from revos.errors import (
     RevosTokenError,
     RevosValidationError,
 )
-from revos.extraction import LangChainExtractor
+from revos.extraction.extractor import LangChainExtractor
 from revos.loading import create_config_with_prefixes, load_config
 from revos.logs import configure_logging
 from revos.manager import TokenManager
 from revos.status import Health, TokenStatus
 from revos.token import AccessToken
 
+if TYPE_CHECKING:
+    from revos.extraction.answers import Extraction, Usage
+
 __all__ = [
     "AccessToken",
     "BearerAuth",
     "Config",
+    "Extraction",
     "GatewayConfig",
     "Health",
     "LangChainExtractor",
@@ -54,6 +60,7 @@ __all__ = [
     "TokenManager",
     "TokenStatus",
     "TokenStream",
+    "Usage",
     "configure_logging",
     "create_config_with_prefixes",
     "get_consecutive_failures",
@@ -65,3 +72,12 @@ __all__ = [
     "load_config",
     "reset_token_manager",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Not needed before the first extractor is, and a few milliseconds of each start.
+    if name in ("Extraction", "Usage"):
+        from revos.extraction import answers
+
+        return getattr(answers, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import httpx
 from anyio.from_thread import start_blocking_portal
@@ -29,6 +29,9 @@ from revos.errors import RevosClosedError
 from revos.extraction import Extractors, LangChainExtractor, Strategy
 from revos.status import Health, TokenStatus
 from revos.token import AccessToken
+
+if TYPE_CHECKING:
+    from revos.extraction.answers import Extraction
 
 __all__ = [
     "Extractor",
@@ -127,9 +130,18 @@ class TokenManager:
         self._manager.reset()
 
     @contextmanager
-    def extractor(self, model_name: str, *, strategy: Strategy = "auto") -> Iterator[Extractor]:
+    def extractor(
+        self,
+        model_name: str,
+        *,
+        strategy: Strategy = "auto",
+        repairs: int = 1,
+        max_concurrency: int = 16,
+    ) -> Iterator[Extractor]:
         """An extractor whose `extract` needs no `await`."""
-        inner = self._manager.extractor(model_name, strategy=strategy)
+        inner = self._manager.extractor(
+            model_name, strategy=strategy, repairs=repairs, max_concurrency=max_concurrency
+        )
         # Not as a context manager of the portal: it would keep a task there until it is left.
         _call(self._manager, inner.__aenter__)
         try:
@@ -180,12 +192,30 @@ class Extractor:
     def model_name(self) -> str:
         return self._inner.model_name
 
-    def extract(self, target: type[T], prompt: Any, /, **variables: Any) -> T:
+    @overload
+    def extract(self, target: type[T], prompt: Any, /, **variables: Any) -> T: ...
+
+    @overload
+    def extract(self, target: Any, prompt: Any, /, **variables: Any) -> Any: ...
+
+    def extract(self, target: Any, prompt: Any, /, **variables: Any) -> Any:
         """As `LangChainExtractor.extract`."""
-        extracted: T = _call(
-            self._inner._bound_manager(), partial(self._inner.extract, target, prompt, **variables)
+        return self.extract_result(target, prompt, **variables).value
+
+    @overload
+    def extract_result(
+        self, target: type[T], prompt: Any, /, **variables: Any
+    ) -> Extraction[T]: ...
+
+    @overload
+    def extract_result(self, target: Any, prompt: Any, /, **variables: Any) -> Extraction[Any]: ...
+
+    def extract_result(self, target: Any, prompt: Any, /, **variables: Any) -> Extraction[Any]:
+        """As `LangChainExtractor.extract_result`."""
+        return _call(
+            self._inner._bound_manager(),
+            partial(self._inner.extract_result, target, prompt, **variables),
         )
-        return extracted
 
 
 Managers = TokenManager | manager.TokenManager

@@ -9,6 +9,7 @@ from typing import Generic, Self, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from revos.errors import RevosClosedError
 
@@ -23,14 +24,16 @@ class Block(ABC, Generic[T]):
     What the body raises leaves it bare, and so does what its task did not expect.
 
     :param what: how users call it
-    :param room: how many results may wait to be taken
+    :param most: how many results may wait to be taken
     """
 
-    def __init__(self, what: str, room: float) -> None:
+    def __init__(self, what: str, most: float) -> None:
         self._what = what
+        self._most = most
         self._tasks: TaskGroup | None = None
         self._crash: BaseException | None = None
-        self._given, self._taken = anyio.create_memory_object_stream[T](room)
+        self._given: MemoryObjectSendStream[T]
+        self._taken: MemoryObjectReceiveStream[T]
 
     @abstractmethod
     async def _prepare(self) -> Callable[[], Awaitable[None]]:
@@ -40,6 +43,7 @@ class Block(ABC, Generic[T]):
         if self._tasks is not None:
             raise RevosClosedError(f"this block of {self._what} was entered before: make another")
         work = await self._prepare()
+        self._given, self._taken = anyio.create_memory_object_stream[T](self._most)
         self._tasks = await anyio.create_task_group().__aenter__()
         self._tasks.start_soon(self._supervise, work)
         return self

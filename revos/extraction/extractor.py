@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, TypeVarTuple, ove
 from revos import scope
 from revos.config import Config, match_key
 from revos.errors import RevosClosedError, RevosConfigurationError, RevosInputError
-from revos.extraction.answers import Extraction
-from revos.extraction.asking import Asking, Bound
-from revos.extraction.many import Documents, Extractions
-from revos.extraction.pacing import Pace
 from revos.extraction.strategies import Strategy, steps_of
-from revos.extraction.streaming import PartialExtraction
 
 if TYPE_CHECKING:
     from langchain_openai import ChatOpenAI
 
+    from revos.extraction.answers import Extraction
+    from revos.extraction.asking import Bound
+    from revos.extraction.many import Documents, Extractions
+    from revos.extraction.streaming import PartialExtraction
     from revos.manager import TokenManager
 
 __all__ = ["Extractors", "LangChainExtractor", "open_extractors"]
@@ -174,6 +173,8 @@ class LangChainExtractor:
         >>> anyio.run(main)
         [3, 5]
         """
+        from revos.extraction.many import Extractions
+
         return Extractions(
             self._bind,
             target,
@@ -213,6 +214,8 @@ class LangChainExtractor:
         >>> anyio.run(main)
         <class 'list'>
         """
+        from revos.extraction.streaming import PartialExtraction
+
         return PartialExtraction(self._bind, target, prompt, variables)
 
     @property
@@ -271,6 +274,9 @@ class LangChainExtractor:
         config = (self._settings or manager.config).model(self.model_name)
         runtime = await manager._langchain()
         llm = await runtime.llm_for(self.model_name, config)
+        from revos.extraction.asking import Bound
+        from revos.extraction.pacing import Pace
+
         if self._bound is None:  # Or another task of its users was first.
             self._bound = Bound(
                 name=self.model_name,
@@ -288,6 +294,7 @@ class LangChainExtractor:
         self, target: Any, prompt: Any, variables: Mapping[str, Any]
     ) -> Extraction[Any]:
         bound = await self._bind()
+        from revos.extraction.asking import Asking
         from revos.extraction.prompts import prompt_of
 
         asking = Asking(bound, bound.runtime.target_of(target))

@@ -59,7 +59,7 @@ class Extractions(Block[Extraction[T]]):
         max_concurrency: int,
     ) -> None:
         # Never full: there are no more results than room.
-        super().__init__("extract_many", room=float("inf"))
+        super().__init__("extract_many", most=float("inf"))
         _check(documents)
         self._bind, self._wanted, self._wanted_prompt = bind, target, prompt
         self._documents = documents

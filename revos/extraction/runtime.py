@@ -205,9 +205,12 @@ def _is_under_trio() -> bool:
 
 def _import_langchain() -> None:
     """Takes seconds, and holds the interpreter's lock for part of it."""
+    import revos.extraction.asking
     import revos.extraction.chat
+    import revos.extraction.many
     import revos.extraction.prompts
     import revos.extraction.repairs
+    import revos.extraction.streaming
     import revos.extraction.targets  # noqa: F401
 
 

@@ -36,7 +36,7 @@ class PartialExtraction(Block[str], Generic[T]):
         prompt: Any,
         variables: Mapping[str, Any],
     ) -> None:
-        super().__init__("extract_stream", room=float("inf"))  # An answer has an end.
+        super().__init__("extract_stream", most=float("inf"))  # An answer has an end.
         self._bind, self._wanted, self._prompt, self._variables = bind, target, prompt, variables
         self._text = ""
         self._last: Any = None

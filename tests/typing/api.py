@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, assert_type
+from typing import Any, Literal, Self, assert_type
 
 import anyio
 import httpx
@@ -20,6 +20,7 @@ from revos import (
     AccessToken,
     BearerAuth,
     Config,
+    Extraction,
     GatewayConfig,
     Health,
     LangChainExtractor,
@@ -37,6 +38,7 @@ from revos import (
     TokenManager,
     TokenStatus,
     TokenStream,
+    Usage,
     blocking,
     configure_logging,
     create_config_with_prefixes,
@@ -181,7 +183,24 @@ async def extraction(tm: TokenManager, config: Config) -> None:
         assert_type(gpt4.model_name, str)
         assert_type(gpt4.llm, ChatOpenAI)
         await gpt4.run_asyncio(gpt4.llm.ainvoke, "Hello")
-    async with tm.extractor("gpt-4", strategy="tools"), tm.extractors("gpt-4", "claude-4") as all_:
+        result = await gpt4.extract_result(Person, prompt, text="Ada, 36")
+        assert_type(result, Extraction[Person])
+        assert_type(result.value, Person)
+        assert_type(result.usage, Usage)
+        assert_type(result.error, RevosError | None)
+        async with gpt4.extract_many(Person, prompt, ["Ada, 36", {"text": "x"}]) as results:
+            async for each in results:
+                assert_type(each.value, Person)
+            assert_type(results.usage, Usage)
+        async with gpt4.extract_stream(Person, prompt, text="Ada, 36") as parts:
+            async for part in parts:
+                assert_type(part, Any)
+            assert_type(parts.value, Person)
+        await gpt4.extract(int | None, "How many? {text}", text="none")
+    async with (
+        tm.extractor("gpt-4", strategy="tools", repairs=2),
+        tm.extractors("gpt-4", "claude-4") as all_,
+    ):
         assert_type(all_["gpt-4"], LangChainExtractor)
         for name in all_:
             assert_type(name, str)

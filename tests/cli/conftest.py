@@ -51,13 +51,22 @@ def backend(request):
 
 
 @pytest.fixture
-def directory(tmp_path, monkeypatch):
+def forget():
+    """Modules that are to be gone after the test, by their names."""
+    names = []
+    yield names.append
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def directory(tmp_path, monkeypatch, forget):
     """The current directory, with a module of types that nobody else has loaded."""
     (tmp_path / "cli_people.py").write_text(PEOPLE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    yield tmp_path
-    sys.modules.pop("cli_people", None)
+    forget("cli_people")
+    return tmp_path
 
 
 @pytest.fixture

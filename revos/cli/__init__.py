@@ -12,10 +12,18 @@ __all__ = ["main"]
 
 EXTRA = ("cyclopts", "rich")
 USAGE_ERROR = 2
+INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command that `sys.argv` names; ends in `SystemExit`."""
+    try:
+        _run()
+    except KeyboardInterrupt:  # Before a command could take care of it.
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _run() -> None:
     try:
         import cyclopts
         import rich  # noqa: F401 - the commands need it

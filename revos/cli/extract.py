@@ -18,13 +18,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 from anyio.abc import TaskStatus
-from attrs import define, field, frozen
+from attrs import define, field
 from cyclopts import Parameter
 
 from revos.cli.asked import prompt_given, target_named
 from revos.cli.documents import Document, Format, Misfit
 from revos.cli.inputs import Inputs, sources_of
-from revos.cli.outputs import Output, failure_line, misfit_line, open_output, result_line
+from revos.cli.outputs import (
+    Output,
+    errors_path,
+    failure_line,
+    misfit_line,
+    open_output,
+    result_line,
+)
 from revos.cli.progress import Bar, Tally
 from revos.cli.shared import BAD_INPUT, FAILED, INTERRUPTED, Backend, check_backend, say
 from revos.config import Config
@@ -35,6 +42,7 @@ from revos.errors import (
     RevosConfigurationError,
     RevosError,
     RevosInputError,
+    RevosTokenError,
 )
 from revos.extraction.strategies import Strategy
 from revos.loading import load_config
@@ -49,7 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = ["extract", "is_hopeless"]
 
-# When as many of the first documents are refused in the same words, so will be the others.
+# When as many of the first documents fail in the same words, so will the others.
 ALIKE = 20
 
 
@@ -104,6 +112,7 @@ def extract(
             text = prompt_given(prompt)
             inputs = Inputs(sources_of(documents, format_), frozenset(), id_)
             path = None if output in {None, "-"} else Path(str(output))
+            _check_apart(path, inputs)
             kept = stack.enter_context(open_output(path, resume=resume))
             stack.callback(kept.take_back)
             wanted = target_named(target)
@@ -136,6 +145,14 @@ def extract(
         except KeyboardInterrupt:  # The second, or on Windows.
             run.signal = run.signal or signal.SIGINT
     return run.told()
+
+
+def _check_apart(output: Path | None, inputs: Inputs) -> None:
+    """:raises RevosInputError: what is read would be written to"""
+    for file in () if output is None else (output, errors_path(output)):
+        for source in inputs.sources:
+            if source.path is not None and file.exists() and source.path.samefile(file):
+                raise RevosInputError(f"{file} is an input, too: choose another file with -o")
 
 
 def _variables(target: Any, prompt: str) -> frozenset[str]:
@@ -172,14 +189,6 @@ def is_hopeless(error: RevosError) -> bool:
     return isinstance(error, RevosClosedError | RevosConfigurationError)
 
 
-@frozen
-class _Alike:
-    """What a refusal is compared by."""
-
-    status_code: int | None
-    words: str
-
-
 @define
 class Run:
     """One run over all documents, and what ended it."""
@@ -197,7 +206,8 @@ class Run:
     ended_by: RevosError | None = field(default=None, init=False)
     signal: int | None = field(default=None, init=False)
     _under_way: dict[int, Document] = field(factory=dict, init=False)
-    _alike: tuple[_Alike | None, int] = field(default=(None, 0), init=False)
+    _last_words: str | None = field(default=None, init=False)
+    _alike: int = field(default=0, init=False)
 
     async def until_ended(self) -> None:
         async with anyio.create_task_group() as tasks:
@@ -259,7 +269,7 @@ class Run:
         if is_hopeless(result.error):
             raise result.error
         await self._write_failure(failure_line(document.id, result.error))
-        self._stop_where_all_are_refused(result.error)
+        self._stop_where_all_fail(result.error)
 
     # Counted where it is written, or a signal could come between the two.
 
@@ -274,14 +284,12 @@ class Run:
 
         await run_in_thread(write, abandon=False)
 
-    def _stop_where_all_are_refused(self, error: RevosError) -> None:
-        if not isinstance(error, RevosAPIError) or error.temporary or self.tally.done:
-            self._alike = (None, 0)
-            return
-        alike = _Alike(error.status_code, str(error))
-        count = self._alike[1] + 1 if self._alike[0] == alike else 1
-        self._alike = (alike, count)
-        if count >= ALIKE:
+    def _stop_where_all_fail(self, error: RevosError) -> None:
+        """A gateway that has answered no document, and refuses each in the same words."""
+        words = str(error) if isinstance(error, RevosAPIError | RevosTokenError) else None
+        self._alike = self._alike + 1 if words == self._last_words else 1
+        self._last_words = words
+        if words is not None and not self.tally.done and self._alike >= ALIKE:
             raise error
 
     # The end.

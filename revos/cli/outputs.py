@@ -23,6 +23,7 @@ from revos.errors import RevosError, RevosInputError, RevosValidationError
 __all__ = ["Output", "errors_path", "failure_line", "misfit_line", "open_output", "result_line"]
 
 CHUNK = 1024 * 1024
+BEGINNING = b'{"id":'
 
 
 def errors_path(output: Path) -> Path:
@@ -85,7 +86,7 @@ def misfit_line(misfit: Misfit) -> bytes:
 
 
 def _line(told: dict[str, object]) -> bytes:
-    text = json.dumps(told, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(told, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # Half of a surrogate pair becomes its escape, which is JSON again.
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
@@ -215,25 +216,38 @@ def _lock(fd: int, path: Path) -> None:
 def _done_in(fd: int, path: Path) -> set[bytes]:
     """The keys of the ids in the file, which ends with a whole line afterwards.
 
-    :raises RevosInputError: a line before the last one is no result
+    :raises RevosInputError: there is something else in it
     """
     done: set[bytes] = set()
     good_until = 0  # The offset after the last line that is a result.
-    broken: int | None = None
+    half: int | None = None
     for number, line in enumerate(_lines(fd), 1):
-        if broken is not None:
-            raise RevosInputError(
-                f"{path}:{broken} is no result of `revos extract`, so it can't be resumed"
-            )
         key = _key_in(line)
+        if half is not None or (key is None and not _is_half(line)):
+            raise RevosInputError(
+                f"{path}:{half or number} is no result of `revos extract`, so it can't be resumed"
+            )
         if key is None:
-            broken = number
+            half = number
         else:
             done.add(key)
             good_until += len(line)
-    if broken is not None:
+    if half is not None:
         os.ftruncate(fd, good_until)
     return done
+
+
+def _is_half(line: bytes) -> bool:
+    """Whether it is the beginning of a result, or what a file system leaves of one; and nothing
+    of anybody else's, as it will be cut off.
+    """
+    if not line.strip(b"\0"):
+        return True
+    if not (line.startswith(BEGINNING) or BEGINNING.startswith(line)):
+        return False
+    with suppress(ValueError, RecursionError):
+        return "value" in json.loads(line)  # Whole, but for the end of the line.
+    return True
 
 
 def _lines(fd: int) -> Iterator[bytes]:

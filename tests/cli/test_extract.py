@@ -137,6 +137,14 @@ def test_refusals_in_the_same_words_from_the_first_on_end_it(extract, files, gat
     assert len(files.lines("out.errors.jsonl")) == len(gateway.chat_log) == 20
 
 
+def test_a_gateway_that_is_not_there_ends_it(extract, files, monkeypatch):
+    monkeypatch.setenv("REVOS_BASE_URL", "http://127.0.0.1:1/v1")
+    told = extract(files.people(100), "-o", "out.jsonl")
+    assert told.code == 1
+    assert "stopped: the gateway could not be reached" in told.err
+    assert files.count("out.errors.jsonl") == 20
+
+
 def test_the_same_refusals_after_a_success_do_not(extract, files, gateway):
     gateway.chat_script.extend(['{"name": "Ada", "age": 1}', *[FORBIDDEN] * 30])
     told = extract(files.people(32), "-o", "out.jsonl", concurrency=1)
@@ -186,7 +194,7 @@ def test_a_line_that_does_not_do_is_named(content, told, extract, directory, gat
         ({"prompt": "@nowhere.md"}, "nowhere.md can't be read"),
         ({"prompt": "@latin.md"}, "latin.md is not UTF-8: the byte 0xfc at position 5"),
         ({"output": "nowhere/out.jsonl"}, "there is no directory nowhere"),
-        ({"output": "in.jsonl"}, "in.jsonl exists: go on with --resume"),
+        ({"output": "half.json"}, "half.json exists: go on with --resume"),
         ({"id": "key"}, "no document has the field 'key'"),
         ({"concurrency": 0}, "--concurrency is at least 1"),
         ({"config": "nowhere.toml"}, "nowhere.toml"),
@@ -209,11 +217,13 @@ def test_an_option_that_does_not_do_is_told(options, told, extract, directory, g
         (["nowhere.jsonl"], "nowhere.jsonl can't be read"),
         (["in.jsonl", "--resume"], "--resume needs -o"),
         (["in.jsonl", "--resumee"], "there is no option --resumee"),
-        (["in.jsonl", "-o", "in.jsonl", "--resume"], "in.jsonl:1 is no result"),
+        (["in.jsonl", "-o", "./in.jsonl", "--resume"], "in.jsonl is an input, too"),
+        (["a.errors.jsonl", "-o", "a.jsonl"], "a.errors.jsonl is an input, too"),
     ],
 )
 def test_arguments_that_do_not_do_are_told(args, told, extract, directory, gateway):
-    (directory / "in.jsonl").write_text('{"text": "Ada, 36"}\n{"text": "Ada, 36"}\n')
+    for name in ("in.jsonl", "a.errors.jsonl"):
+        (directory / name).write_text('{"text": "Ada, 36"}\n')
     refused(extract(*args), told, gateway)
 
 

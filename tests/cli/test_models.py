@@ -3,8 +3,6 @@
 import os
 import sys
 
-import pytest
-
 TABLE = """\
 name\tid\toffered
 gpt_4\tgpt-4\tyes
@@ -66,11 +64,3 @@ def test_on_a_terminal_the_models_are_a_table(revos, gateway, monkeypatch):
     assert "\t" not in told.out
     assert "┃ name" in told.out
     assert "│ gpt_4 " in told.out
-
-
-@pytest.mark.parametrize("command", ["extract", "models"])
-def test_the_help_names_each_option(command, revos):
-    told = revos(command, "--help")
-    assert told.code == 0
-    assert "--config" in told.out
-    assert "--backend" in told.out

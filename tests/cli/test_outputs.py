@@ -158,7 +158,18 @@ def test_resuming_what_does_not_exist_begins_it(path):
         assert output.done == set()
 
 
-@pytest.mark.parametrize("left", [b"hello\n" + RESULT, RESULT + b'{"id": 1}\n' + OTHER])
+@pytest.mark.parametrize(
+    "left",
+    [
+        b"hello\n" + RESULT,
+        RESULT + b'{"id": 1}\n' + OTHER,
+        RESULT + OTHER[:7] + b"\n" + OTHER,
+        b'{"id":1,"text":"a document"}\n',
+        b'{"id":1,"text":"a document"}',
+        b"a text\n",
+        b"[1]",
+    ],
+)
 def test_a_file_of_something_else_is_not_resumed_and_not_touched(left, path):
     path.write_bytes(left)
     told = r"people.jsonl:\d is no result of `revos extract`"

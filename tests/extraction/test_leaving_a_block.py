@@ -21,8 +21,12 @@ class Late(Block):
             self._given.send_nowait("late")
 
 
+async def leave_by_an_error():
+    async with Late("a test", math.inf):
+        await anyio.wait_all_tasks_blocked()
+        raise ZeroDivisionError
+
+
 async def test_a_result_that_comes_too_late_takes_no_place_of_the_bodys_error():
     with pytest.raises(ZeroDivisionError):
-        async with Late("a test", math.inf):
-            await anyio.wait_all_tasks_blocked()
-            raise ZeroDivisionError
+        await leave_by_an_error()

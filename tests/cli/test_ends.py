@@ -7,13 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 
 import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and terminals of POSIX")
 
-NEEDS_TRIO = pytest.mark.skipif(find_spec("trio") is None, reason="trio is not installed")
 COUNT = 60
 AT_ONCE = 4
 
@@ -55,27 +53,17 @@ def test_a_killed_run_is_gone_on_with_and_nothing_is_done_twice(start, extract, 
     assert len(slow.chat_log) <= COUNT + AT_ONCE
 
 
-@pytest.mark.parametrize(
-    "ending",
-    [
-        pytest.param(("asyncio", signal.SIGINT, 130), id="ctrl_c-asyncio"),
-        pytest.param(("trio", signal.SIGINT, 130), id="ctrl_c-trio", marks=NEEDS_TRIO),
-        pytest.param(("asyncio", signal.SIGTERM, 143), id="sigterm"),
-    ],
-)
-def test_a_signal_ends_it_at_once_and_it_says_how_to_go_on(ending, start, revos, files, slow):
-    backend, number, code = ending
+def test_ctrl_c_ends_it_at_once_and_it_says_how_to_go_on(backend, start, revos, files, slow):
     process = start(
         files.people(COUNT), "-o", "out.jsonl", "--concurrency", 4, "--backend", backend
     )
     wait_for(lambda: files.count("out.jsonl") >= 10)
-    process.send_signal(number)
-    sent_at = time.monotonic()
-    out, err = process.communicate(timeout=10)
-    assert time.monotonic() - sent_at < 3
-    assert (process.returncode, out) == (code, "")
+    slow.chat_delay = 60  # It waits for no answer.
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=15)
+    assert (process.returncode, out) == (130, "")
     stopped, summary, command = err.splitlines()
-    assert stopped == f"revos: stopped by {number.name}"
+    assert stopped == "revos: stopped by SIGINT"
     done = files.count("out.jsonl")
     assert summary.startswith(f"revos: {done} done, 0 failed, ")
     assert done < COUNT
@@ -88,13 +76,13 @@ def test_a_signal_ends_it_at_once_and_it_says_how_to_go_on(ending, start, revos,
     assert len(slow.chat_log) <= COUNT + AT_ONCE
 
 
-def test_standard_input_is_done_line_by_line_and_ctrl_c_ends_it(backend, start, files):
+def test_standard_input_is_done_line_by_line_and_sigterm_ends_it(backend, start, files):
     process = start("-", "-o", "out.jsonl", "--backend", backend, stdin=subprocess.PIPE)
     process.stdin.write('"Ada, 36"\n{"text": \n{"text": "Bob, 7"}\n')
     process.stdin.flush()
     wait_for(lambda: files.count("out.jsonl") == 2)  # It waits for no end.
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=10) == 130
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 143
     assert {line["id"]: line["value"]["age"] for line in files.lines("out.jsonl")} == {
         "stdin:1": 36,
         "stdin:3": 7,

@@ -9,6 +9,11 @@ import pytest
 from revos.testing import Answer
 
 ADA = {"name": "Ada", "age": 36}
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+}
 FORBIDDEN = Answer(status=403, body={"error": {"message": "not for you", "code": "forbidden"}})
 
 
@@ -46,12 +51,14 @@ def test_without_an_output_results_are_printed_and_failures_told(extract, files,
         ("cli_people:Outer.Inner", ADA),
         ("cli_people:PEOPLE", [ADA]),
         ("builtins:int", 36),
+        ("person.json", ADA),
     ],
 )
 def test_a_target_may_be_whatever_the_library_takes(target, value, extract, directory, files):
     (directory / "a.txt").write_text("Ada, 36")
+    (directory / "person.json").write_text(json.dumps(SCHEMA))
     assert extract("a.txt", "-o", "out.jsonl", target=target).code == 0
-    assert [type(line["value"]) for line in files.lines("out.jsonl")] == [type(value)]
+    assert files.lines("out.jsonl") == [{"id": "a.txt", "value": value}]
 
 
 def test_a_prompt_may_be_in_a_file(extract, directory, files, gateway):
@@ -134,7 +141,8 @@ def test_refusals_in_the_same_words_from_the_first_on_end_it(extract, files, gat
     told = extract(files.people(100), "-o", "out.jsonl", concurrency=1)
     assert told.code == 1
     assert "stopped: the gateway refused with HTTP 403" in told.err
-    assert len(files.lines("out.errors.jsonl")) == len(gateway.chat_log) == 20
+    assert files.count("out.errors.jsonl") == 20
+    assert len(gateway.chat_log) <= 21  # One more may be under way.
 
 
 def test_a_gateway_that_is_not_there_ends_it(extract, files, monkeypatch):
@@ -188,6 +196,7 @@ def test_a_line_that_does_not_do_is_named(content, told, extract, directory, gat
         ({"target": "nowhere.json"}, "nowhere.json can't be read: No such file or directory"),
         ({"target": "half.json"}, "half.json:2: not JSON: "),
         ({"target": "list.json"}, "list.json is no JSON schema"),
+        ({"target": "bad.json"}, "it is no JSON schema: type: 'objekt'"),
         ({"prompt": "Hello"}, "the prompt has no variable"),
         ({"prompt": "Hello {text"}, "the prompt is no template"),
         ({"prompt": "{text} {more}"}, "in.jsonl:1: there is no key 'more'"),
@@ -206,6 +215,7 @@ def test_an_option_that_does_not_do_is_told(options, told, extract, directory, g
     (directory / "needy.py").write_text("import not_there")
     (directory / "half.json").write_text('{\n"type": ')
     (directory / "list.json").write_text("[]")
+    (directory / "bad.json").write_text('{"type": "objekt"}')
     (directory / "latin.md").write_bytes(b"Gr\xc3\xbc\xfc")
     refused(extract("in.jsonl", **options), told, gateway)
 

@@ -6,7 +6,6 @@ runs, and ends by itself, by a failure that no document can escape, or by a sign
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import sys
@@ -142,7 +141,7 @@ def extract(
         tally.began_at = time.monotonic()
         try:
             anyio.run(run.until_ended, backend=backend)
-        except KeyboardInterrupt:  # The second, or on Windows.
+        except* KeyboardInterrupt:  # The second, or on Windows.
             run.signal = run.signal or signal.SIGINT
     return run.told()
 
@@ -320,8 +319,6 @@ class Run:
 
 def _unwritable(output: Output, error: OSError) -> str:
     if isinstance(error, BrokenPipeError):
-        # The interpreter would complain once more when it flushes what nobody reads.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return "nobody reads standard output any more"
     place = "standard output" if output.path is None else output.path
     return f"{place} can't be written: {error.strerror}"

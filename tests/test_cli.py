@@ -189,6 +189,8 @@ def test_a_command_or_option_that_does_not_exist_is_a_usage_error(args, tmp_path
         ([], "demo"),
         (["--help"], "demo"),
         (["demo", "--help"], "--backend"),
+        (["extract", "--help"], "--resume"),
+        (["models", "--help"], "--config"),
         (["--version"], "revos 1."),
     ],
 )
@@ -197,6 +199,23 @@ def test_help_and_version(args, told, tmp_path):
 
     assert (done.returncode, done.stderr) == (0, "")
     assert told in done.stdout
+
+
+def test_ctrl_c_before_a_command_runs_shows_no_traceback(tmp_path):
+    code = """
+import builtins, sys
+import revos.cli
+def interrupted(name, *args, load=builtins.__import__):
+    if name == "cyclopts":
+        raise KeyboardInterrupt
+    return load(name, *args)
+builtins.__import__ = interrupted
+revos.cli.main()
+"""
+
+    done = python("-c", code, cwd=tmp_path)
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_the_script_revos_is_this_command():

@@ -56,9 +56,13 @@ class Block(ABC, Generic[T]):
     ) -> None:
         tasks = self._entered()
         tasks.cancel_scope.cancel()
-        self._taken.close()
         # The body's exception is not shown to the task group: it leaves the block as itself.
-        await tasks.__aexit__(None, None, None)
+        try:
+            await tasks.__aexit__(None, None, None)
+        finally:
+            # Not before: what ends at this moment gives its result without waiting, and so
+            # without being cancelled.
+            self._taken.close()
         if self._crash is not None:
             raise self._crash
 

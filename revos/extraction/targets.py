@@ -67,10 +67,7 @@ def target_of(type_: Any) -> Target:
         raise RevosInputError(f"the target must be a pydantic model class, not {type_!r}")
     try:
         schema = type_.model_json_schema()
-    except (
-        pydantic.errors.PydanticUserError,
-        pydantic.errors.PydanticInvalidForJsonSchema,
-    ) as error:
+    except pydantic.errors.PydanticUserError as error:
         raise RevosInputError(f"{type_.__name__} has no JSON schema: {error}") from error
     strict = _is_strict(schema)
     return Target(

@@ -26,10 +26,21 @@ async def run_in_thread(
     """What the function returns; it runs in a thread of AnyIO's, outside the shared limit.
 
     :param abandon: leave the thread to itself on cancellation, in place of waiting for it
+    :raises OSError: the system gives no thread, which Python tells by a RuntimeError; as others
+        that it runs out of, it may have some later
     """
-    return await to_thread.run_sync(
-        function,
-        *args,
-        abandon_on_cancel=abandon,
-        limiter=anyio.CapacityLimiter(1),
-    )
+    begun = False
+
+    def run() -> T:
+        nonlocal begun
+        begun = True
+        return function(*args)
+
+    try:
+        return await to_thread.run_sync(
+            run, abandon_on_cancel=abandon, limiter=anyio.CapacityLimiter(1)
+        )
+    except RuntimeError as error:
+        if begun:
+            raise
+        raise OSError(str(error)) from None

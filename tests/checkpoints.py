@@ -28,6 +28,8 @@ from leftovers import is_idle_worker, tasks_of_loop
 
 # Long enough for a thread on a busy machine; nothing waits so long where all is well.
 PATIENCE = 5.0
+# What takes longer is tried again.
+QUICK = 0.1
 
 Place = tuple[str, ...]
 
@@ -120,7 +122,7 @@ class Attempt:
     :ivar places: where it was suspended, one for each checkpoint that counts
     :ivar cancelled_in: where the cancellation was raised, or None
     :ivar finished: whether the operation came to its end
-    :ivar seconds: from the cancellation to the end
+    :ivar seconds: from the cancellation to the end; infinite where there was none
     """
 
     def __init__(
@@ -131,7 +133,7 @@ class Attempt:
         self.cancelled_in: Place | None = None
         self.finished = False
         self.cancel_called = False
-        self.seconds = 0.0
+        self.seconds = math.inf
         self._cancelled_at = 0.0
         self._native = native or stubborn
         self._stubborn = stubborn
@@ -146,7 +148,8 @@ class Attempt:
         self._token, self._thread = current_token(), threading.get_ident()
         operate = self._in_own_task if self._native else self._in_own_scope
         await operate(function, *args)
-        self.seconds = time.perf_counter() - self._cancelled_at
+        if self.cancel_called:
+            self.seconds = time.perf_counter() - self._cancelled_at
         self._counts = False
         self._answered.set()
         assert self._watched_now == 0, "a part of the operation goes on without it"
@@ -307,6 +310,7 @@ async def cancel_everywhere(trial: Trial, *, exact: bool = True, **how: bool) ->
             attempt = Attempt(number, **how)
             try:
                 await _leaving_nothing(before, descriptors, trial, attempt)
+                await _quickest_of_five(before, descriptors, trial, attempt, how)
             except BaseException as error:
                 error.add_note(f"cancelled {number}th in {attempt.places[-1:]}, {how}")
                 raise
@@ -322,6 +326,18 @@ async def cancel_everywhere(trial: Trial, *, exact: bool = True, **how: bool) ->
 async def _leaving_nothing(before: Present, descriptors: int, trial: Trial, one: Attempt) -> None:
     await trial(one)
     await _back_to(before, descriptors)
+
+
+async def _quickest_of_five(
+    before: Present, descriptors: int, trial: Trial, one: Attempt, how: dict[str, bool]
+) -> None:
+    """Another process that takes the processor only adds to the seconds."""
+    tries = 1
+    while one.cancel_called and one.seconds >= QUICK and tries < 5:
+        again = Attempt(one.cancel_at, **how)
+        await _leaving_nothing(before, descriptors, trial, again)
+        one.seconds = min(one.seconds, again.seconds)
+        tries += 1
 
 
 def _left_behind(now: Present, before: Present) -> bool:

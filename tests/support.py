@@ -47,9 +47,14 @@ async def settle(let_run: Callable[[], Awaitable[None]] = let_run) -> None:
         # On asyncio AnyIO naps for 0.1 s where a task can still run, so let most run before.
         await let_run()
         await anyio.wait_all_tasks_blocked()
-        if not any(_waits_for_thread(task.coro) for task in anyio.get_running_tasks()):
+        if no_thread_is_waited_for():
             return
         await anyio.sleep(0.0005)
+
+
+def no_thread_is_waited_for() -> bool:
+    """Whether no task waits for a worker thread."""
+    return not any(_waits_for_thread(task.coro) for task in anyio.get_running_tasks())
 
 
 def _waits_for_thread(awaited: object) -> bool:

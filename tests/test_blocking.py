@@ -317,7 +317,7 @@ def test_leaving_the_block_frees_the_threads_that_wait_for_a_token(gateway):
         until(lambda: gateway.in_flight_token_requests == 1)
         assert not any(call.ended(0.05) for call in calls)
         left_at = time.monotonic()
-    assert time.monotonic() - left_at < 0.5
+    assert time.monotonic() - left_at < 2
     assert {type(call.outcome()) for call in calls} == {RevosClosedError}
 
 
@@ -328,7 +328,7 @@ def test_leaving_the_block_frees_the_threads_that_wait_for_an_answer(gateway):
         call = Call(lambda: gpt4.extract(Person, PROMPT, text="Ada, 36"))
         until(lambda: gateway.in_flight_api_requests == 1)
         left_at = time.monotonic()
-    assert time.monotonic() - left_at < 0.5
+    assert time.monotonic() - left_at < 2
     assert isinstance(call.outcome(), RevosClosedError)
 
 
@@ -340,12 +340,12 @@ def test_leaving_the_block_does_not_wait_for_an_extractor_that_is_open(gateway):
     def use():
         with tm.extractor("gpt-4"):
             is_open.set()
-            is_left.wait(5)
+            is_left.wait(30)
 
     user = Call(use)
     assert is_open.wait(10)
     leaving = Call(tm.stop_background_service)
-    ended = leaving.ended(1)
+    ended = leaving.ended(10)
     is_left.set()
     assert ended
     assert user.outcome() is None

@@ -95,17 +95,17 @@ class Keywords(pydantic.BaseModel):
     """Its fields have names that are keywords of JSON schema."""
 
     properties: str
-    required: int
+    items: int
 
 
 async def test_fields_with_the_names_of_keywords_stay_fields(gpt4, revos_gateway):
-    revos_gateway.chat_script.append('{"properties": "x", "required": 5}')
+    revos_gateway.chat_script.append('{"properties": "x", "items": 5}')
 
     await gpt4.extract(Keywords, PROMPT, text="x")
 
     sent = format_sent(revos_gateway)
     assert sent["strict"] is True
-    assert set(sent["schema"]["properties"]) == {"properties", "required"}
+    assert set(sent["schema"]["properties"]) == {"properties", "items"}
     assert sent["schema"]["additionalProperties"] is False
 
 

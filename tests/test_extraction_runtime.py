@@ -154,7 +154,7 @@ async def test_what_hangs_in_another_task_ends_when_the_manager_is_left(revos_ga
     server, errors = Hostile(), []
 
     async with raw_server(server) as port, anyio.create_task_group() as tasks:
-        config = revos_gateway.config(base_url=f"http://127.0.0.1:{port}/v1")
+        config = revos_gateway.config(base_url=f"http://127.0.0.1:{port}/v1", max_retries=1)
         async with TokenManager(config) as tm:
             extractor = await tm.extractor("gpt-4").__aenter__()
             calls = {

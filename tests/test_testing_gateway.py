@@ -726,7 +726,7 @@ async def test_the_server_stops_at_once_whatever_is_going_on():
                 began = time.perf_counter()
             took = time.perf_counter() - began
         gc.collect()
-    assert took < 0.2
+    assert took < 2
     assert gateway.in_flight_token_requests == 0
     assert [str(warning.message) for warning in caught] == []
 
@@ -921,7 +921,7 @@ def test_an_exception_under_a_server_in_a_thread_comes_out_bare_and_soon(backend
     began = time.perf_counter()
     with pytest.raises(LookupError, match="mine"), serve_in_thread(hello, backend=backend):
         raise LookupError("mine")
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 5
 
 
 def test_a_gateway_in_a_thread_is_scripted_and_read_from_here():

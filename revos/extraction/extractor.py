@@ -270,7 +270,6 @@ class LangChainExtractor:
             self._bound.manager._check_here()
             return self._bound
         manager = self._bound_manager()
-        manager._check_here()
         config = (self._settings or manager.config).model(self.model_name)
         runtime = await manager._langchain()
         llm = await runtime.llm_for(self.model_name, config)
@@ -334,7 +333,6 @@ async def open_extractors(
     manager: TokenManager, names: tuple[str, ...]
 ) -> AsyncIterator[Extractors[LangChainExtractor]]:
     """All configured extractors, or the named ones, entered."""
-    manager._check_here()
     made = {
         name: LangChainExtractor(name, manager=manager) for name in names or manager.config.models
     }

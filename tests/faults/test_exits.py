@@ -73,7 +73,7 @@ async def hanging(tmp_path, callers, *, scheme="http", answer=b""):
             config(token_url=f"{scheme}://127.0.0.1:{port}/token"),
             lambda tm: server.asked.wait(),
         )
-        with anyio.fail_after(1):
+        with anyio.fail_after(10):
             await server.ended.wait()
 
 
@@ -357,7 +357,7 @@ class Script:
 
     def end(self):
         """The exit code, what it said last, and its complaints."""
-        out, err = self._process.communicate(timeout=10)
+        out, err = self._process.communicate(timeout=40)
         return self._process.returncode, out, err
 
 
@@ -387,7 +387,7 @@ def test_a_signal_while_the_endpoint_hangs_ends_the_process_as_interrupted(gatew
     assert out == ""
     assert "KeyboardInterrupt" in err
     assert [noise for noise in NOISE if noise in err] == []
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 @needs_posix
@@ -552,7 +552,7 @@ def test_a_hundred_and_fifty_lives_cancelled_at_any_moment_leave_nothing(run):
                     tasks.cancel_scope.cancel()
             async with TokenManager(gateway.config()) as tm:
                 token = await tm.get_token()
-            with anyio.fail_after(2):
+            with anyio.fail_after(10):
                 while gateway.in_flight_token_requests or gateway.in_flight_api_requests:
                     await anyio.sleep(0.005)
             return gateway.accepts(token)

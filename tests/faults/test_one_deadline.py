@@ -3,6 +3,7 @@ nothing that an endpoint does now and then prolongs it, and nobody who waits has
 """
 
 import contextlib
+import math
 import time
 
 import anyio
@@ -17,7 +18,7 @@ from sockets import (
     then_nothing,
     token_body,
 )
-from support import ManualClock, config, manager_at
+from support import ManualClock, config, manager_at, no_thread_is_waited_for
 
 from revos import RevosAuthenticationError, TokenManager
 
@@ -57,6 +58,8 @@ def then_after_its_hello(answer, send):
 
 
 DRIP = 0.005
+# Nothing waits so long where all is well.
+PATIENCE = 10
 TUNNEL = b"HTTP/1.1 200 Connection established\r\n\r\n"
 DRIPPING_TLS = then_for_ever(TLS_RECORD, b"\x02", DRIP)
 SLOW = {
@@ -82,8 +85,12 @@ PROXIES = {
 }
 
 
-async def seconds_on_the_clock(tm, clock):
-    """How long one request lasts that only its deadline ends, and the error."""
+async def seconds_on_the_clock(tm, clock, is_on_its_way=None):
+    """How long one request lasts that only its deadline ends, and the error.
+
+    :param is_on_its_way: whether it is where the deadline is to end it; where None, once it is
+        built, which a thread does
+    """
     errors, began_at = [], clock.monotonic()
 
     async def ask():
@@ -94,15 +101,17 @@ async def seconds_on_the_clock(tm, clock):
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(ask)
-        with anyio.fail_after(2):
+        with anyio.fail_after(PATIENCE):
             while not clock.timers_waiting:
+                await anyio.sleep(0.001)
+            while not (is_on_its_way or no_thread_is_waited_for)():
                 await anyio.sleep(0.001)
         # The last step is the one behind the deadline.
         for seconds in (0, 10, 10, 9.9, 0.2):
             await anyio.sleep(0.012)
             assert errors == []
             clock.turn(seconds)
-        with anyio.fail_after(2):
+        with anyio.fail_after(PATIENCE):
             while not errors:
                 await anyio.sleep(0.001)
         tasks.cancel_scope.cancel()
@@ -156,7 +165,7 @@ async def test_reading_the_secret_counts(hung_disk):
     settings = {"client_secret": None, "client_secret_file": "never", "max_retries": 1}
 
     async with manager_at("http://127.0.0.1:9/token", clock, **settings) as tm:
-        seconds, error = await seconds_on_the_clock(tm, clock)
+        seconds, error = await seconds_on_the_clock(tm, clock, lambda: hung_disk.begun)
 
     assert seconds == pytest.approx(30.1)
     assert "was not asked: no request for client id 'client-7' can be built" in str(error)
@@ -182,9 +191,10 @@ async def test_a_secret_file_that_hangs_leaves_the_fallback_its_thread(hung_disk
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(ask, tm)
-        await anyio.sleep(0.02)
-        clock.turn(30)
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
+            while not hung_disk.begun:
+                await anyio.sleep(0.001)
+            clock.turn(30)
             while not tokens:
                 await anyio.sleep(0.001)
 
@@ -222,7 +232,8 @@ async def test_the_deadline_is_of_the_request_and_not_of_who_waits_for_it():
 
 
 async def test_all_of_them_end_in_time_by_the_clock_on_the_wall():
-    seconds, timeout = {}, 0.3
+    seconds, timeout = dict.fromkeys(SLOW, math.inf), 0.3
+    del seconds["1xx for ever"]  # That one keeps the others from the processor.
 
     async def measure(name, scheme, make_server):
         settings = {"request_timeout": timeout, "max_retries": 1}
@@ -231,15 +242,16 @@ async def test_all_of_them_end_in_time_by_the_clock_on_the_wall():
             url = f"{scheme}://127.0.0.1:{port}/token"
             async with TokenManager(config(token_url=url, **settings)) as tm:
                 started = time.monotonic()
-                with pytest.raises(RevosAuthenticationError, match="in time"):
+                with pytest.raises(RevosAuthenticationError, match="no complete answer"):
                     await tm.get_token()
-                seconds[name] = time.monotonic() - started
+                seconds[name] = min(seconds[name], time.monotonic() - started)
 
-    async with anyio.create_task_group() as tasks:
-        for name in set(SLOW) - {"1xx for ever"}:  # That one keeps the others from the processor.
-            tasks.start_soon(measure, name, *SLOW[name])
+    # Another process that takes the processor only adds, so the least of three counts.
+    for _ in range(3):
+        async with anyio.create_task_group() as tasks:
+            for name in (name for name, least in seconds.items() if least >= timeout + 0.5):
+                tasks.start_soon(measure, name, *SLOW[name])
 
-    assert len(seconds) == len(SLOW) - 1
     assert all(timeout <= one < timeout + 0.5 for one in seconds.values())
 
 

@@ -21,6 +21,7 @@ from children import forget_signals_of_parent, in_child
 from support import ManualClock, ScriptedEndpoint, config, manager, settle
 
 from revos import (
+    RevosAuthenticationError,
     RevosClosedError,
     TokenManager,
     blocking,
@@ -30,6 +31,7 @@ from revos import (
     invalidate_revos_token,
     list_remote_models,
     reset_token_manager,
+    threads,
 )
 from revos.testing import serve_gateway
 
@@ -437,6 +439,39 @@ async def test_reading_from_many_threads_keeps_the_loop_from_nothing():
 @pytest.mark.parametrize(
     "backends", [("asyncio", "asyncio"), ("asyncio", "trio"), ("trio", "trio")], ids="-".join
 )
+class NoThreads:
+    """A system that has none left, until `given`."""
+
+    def __init__(self, monkeypatch):
+        self.given, self._run_sync = False, to_thread.run_sync
+        monkeypatch.setattr(threads.to_thread, "run_sync", self)
+
+    async def __call__(self, *args, **options):
+        if not self.given:
+            raise RuntimeError("can't start new thread")
+        return await self._run_sync(*args, **options)
+
+
+async def test_a_system_without_threads_fails_a_cycle_and_not_the_manager(monkeypatch):
+    clock, endpoint = ManualClock(), ScriptedEndpoint()
+    async with manager(endpoint, clock, token=ON_DEMAND) as tm:
+        system = NoThreads(monkeypatch)
+        with pytest.raises(RevosAuthenticationError, match="can't start new thread") as caught:
+            await tm.get_token()
+        system.given = True
+        clock.turn(caught.value.retry_after)
+
+        assert await tm.get_token() == "token-1"
+
+
+async def test_a_runtime_error_of_what_runs_in_a_thread_is_told_as_itself():
+    def broken():
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        await threads.run_in_thread(broken)
+
+
 def test_two_loops_in_two_threads_each_have_a_manager_of_their_own(backends):
     together, outcomes = threading.Barrier(2, timeout=10), []
 

@@ -136,10 +136,12 @@ async def test_short_tokens_of_a_slow_endpoint_over_sockets(lifetime, delay):
             async with anyio.create_task_group() as tasks:
                 for _ in range(5):
                     tasks.start_soon(ask)
+        counted = gateway.token_requests
+        await tm.refresh()  # Else the token may end on its way, where the machine is busy.
         status = (await http.get(f"{gateway.base_url}/models")).status_code
 
     assert status == 200
     assert {good for _, good in got} == {True}
     assert gateway.refusals == 0
     assert gateway.max_token_requests_in_flight == 1
-    assert gateway.token_requests <= seconds / (delay + 0.45 * lifetime) + 2
+    assert counted <= seconds / (delay + 0.45 * lifetime) + 2

@@ -230,10 +230,12 @@ async def test_a_caller_in_another_event_loop_that_gives_up_does_not_cancel_the_
     async with manager(endpoint, token=ON_DEMAND) as tm:
 
         async def send():
-            with anyio.move_on_after(0.02) as scope:
-                async with api.client(auth=tm.auth) as http:
-                    await http.get("/models")
-            return scope.cancelled_caught
+            async with api.client(auth=tm.auth) as http, anyio.create_task_group() as tasks:
+                tasks.start_soon(http.get, "/models")
+                while not endpoint.in_flight:
+                    await anyio.sleep(0.001)
+                tasks.cancel_scope.cancel()
+            return tasks.cancel_scope.cancel_called
 
         def other_thread():
             with start_blocking_portal(other_loop) as portal:

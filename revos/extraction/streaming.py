@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
-
-import anyio
 
 from revos.errors import RevosClosedError, RevosError, own_copy
 from revos.extraction.answers import Extraction
@@ -36,7 +33,7 @@ class PartialExtraction(Block[str], Generic[T]):
         prompt: Any,
         variables: Mapping[str, Any],
     ) -> None:
-        super().__init__("extract_stream", room=float("inf"))  # An answer has an end.
+        super().__init__("extract_stream")
         self._bind, self._wanted, self._prompt, self._variables = bind, target, prompt, variables
         self._text = ""
         self._last: Any = None
@@ -64,12 +61,12 @@ class PartialExtraction(Block[str], Generic[T]):
         :raises RevosTokenError: no token could be had
         """
         while True:
-            try:
-                self._text += await self._take()
-            except anyio.EndOfStream:
+            part = await self._take()
+            if part is None:
                 if self._failure is not None:
-                    raise own_copy(self._failure) from self._failure.__cause__
-                raise StopAsyncIteration from None
+                    raise own_copy(self._failure)
+                raise StopAsyncIteration
+            self._text += part
             known = self._target.unwrapped(_known(self._text))
             if known is not None and known != self._last:
                 self._last = known
@@ -96,8 +93,7 @@ class PartialExtraction(Block[str], Generic[T]):
         return self._result
 
     async def _hand_on(self, part: str) -> None:
-        with suppress(anyio.BrokenResourceError):  # The block is being left.
-            self._given.send_nowait(part)
+        self._give(part)
 
     async def _extract(self, bound: Bound, messages: list[BaseMessage]) -> None:
         asking = Asking(bound, self._target, on_part=self._hand_on)

@@ -16,6 +16,7 @@ from collections.abc import (
     Mapping,
     Sized,
 )
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
@@ -104,7 +105,10 @@ class Extractions(Block[Extraction[T]]):
     @property
     def progress(self) -> Progress:
         """How far it is; what waits to be taken is done."""
-        total = len(self._documents) if isinstance(self._documents, Sized) else None
+        total: int | None = None
+        if isinstance(self._documents, Sized):
+            with suppress(Exception):  # Some raise, where the class has a length and this one none.
+                total = len(self._documents)
         seconds = 0.0 if self._began_at is None else self._now() - self._began_at
         return Progress(self._done, self._failed, self._in_flight, total, seconds)
 

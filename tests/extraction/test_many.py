@@ -104,6 +104,16 @@ async def test_results_come_as_they_end(ex, model):
     assert texts_of(late) == ["0"]
 
 
+class _Spiteful:
+    def __format__(self, spec):
+        raise RuntimeError("not today")
+
+
+class _Unreadable(dict):
+    def keys(self):
+        raise RuntimeError("not today")
+
+
 BAD_DOCUMENTS = {
     "number": 7,
     "nothing": None,
@@ -111,6 +121,8 @@ BAD_DOCUMENTS = {
     "missing": {},
     "unknown": {"text": "a", "tone": "b"},
     "no names": {1: "a"},
+    "spiteful": {"text": _Spiteful()},
+    "unreadable": _Unreadable(text="a"),
 }
 
 
@@ -664,9 +676,14 @@ async def test_what_repairs_cost_counts(tm, model):
     assert results.usage == result.usage
 
 
+class _Unsized(list):
+    def __len__(self):
+        raise TypeError("nobody knows")
+
+
 @pytest.mark.parametrize(
     ("documents", "total"),
-    [(["a"], 1), ((), 0), ({"a": 1}.keys(), 1), (iter("a"), None)],
+    [(["a"], 1), ((), 0), ({"a": 1}.keys(), 1), (iter("a"), None), (_Unsized("a"), None)],
 )
 async def test_the_total_is_known_where_the_source_tells_it(ex, documents, total):
     async with ex.extract_many(Said, PROMPT, documents) as results:

@@ -208,6 +208,9 @@ def api_error(error: Exception) -> RevosError:
         return _unreachable(error.__cause__ or error)
     if isinstance(error, httpx2.HTTPError):  # In the middle of a stream.
         return _unreachable(error)
+    if type(error) is openai.APIError:  # As an event of a stream.
+        words = redact(error.message, _token_in(error))
+        return RevosAPIError(f"the gateway broke its answer off: {words}", temporary=True)
     return RevosAPIError(
         f"the gateway's answer is no chat completion ({type(error).__name__}): check REVOS_BASE_URL"
     )

@@ -13,9 +13,10 @@ from typing import Any
 
 import anyio
 import httpx2
+import langchain_openai
 import openai
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_openai import ChatOpenAI
+from langchain_core.outputs import ChatGenerationChunk
 
 from revos.auth import BearerAuth, token_of
 from revos.config import ModelConfig
@@ -47,6 +48,19 @@ class _SyncClient(openai.OpenAI):
     @property
     def custom_auth(self) -> Any:
         return self.auth
+
+
+class ChatOpenAI(langchain_openai.ChatOpenAI):
+    """As it is, and by its own name in traces; but the words of a refusal are kept in a stream."""
+
+    def _convert_chunk_to_generation_chunk(
+        self, chunk: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> ChatGenerationChunk | None:
+        converted = super()._convert_chunk_to_generation_chunk(chunk, *args, **kwargs)
+        delta = chunk["choices"][0].get("delta") if chunk.get("choices") else None
+        if converted is not None and delta and delta.get("refusal"):
+            converted.message.additional_kwargs["refusal"] = delta["refusal"]
+        return converted
 
 
 def make_llm(
@@ -204,10 +218,9 @@ def api_error(error: Exception) -> RevosError:
         return _refused(status)
     if isinstance(error, openai.APITimeoutError):
         return RevosAPIError("the gateway did not answer in time", temporary=True)
-    if isinstance(error, openai.APIConnectionError):
+    # In the middle of a stream it is of httpx2.
+    if isinstance(error, openai.APIConnectionError | httpx2.HTTPError):
         return _unreachable(error.__cause__ or error)
-    if isinstance(error, httpx2.HTTPError):  # In the middle of a stream.
-        return _unreachable(error)
     if type(error) is openai.APIError:  # As an event of a stream.
         words = redact(error.message, _token_in(error))
         return RevosAPIError(f"the gateway broke its answer off: {words}", temporary=True)

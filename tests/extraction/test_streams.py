@@ -138,7 +138,11 @@ DOES_NOT_FIT = {
     "no json": ("hm", "invalid", "no JSON"),
     "cut off": (streamed(BEGUN, chunk({}, "length")), "length", "max_tokens"),
     "filtered": (streamed(BEGUN, chunk({}, "content_filter")), "content_filter", "filter"),
-    "refused": (streamed(chunk({"refusal": "I won't."}), chunk({}, "stop")), "refusal", "I won't"),
+    "refused": (
+        streamed(chunk({"refusal": "I "}), chunk({"refusal": "won't."}), chunk({}, "stop")),
+        "refusal",
+        "I won't",
+    ),
     "empty": (streamed(chunk({}, "stop")), "invalid", "no answer"),
 }
 

@@ -119,4 +119,3 @@ class PartialExtraction(Block[str], Generic[T]):
             self._failure = error
         else:
             self._result = asking.extraction(value, clock.monotonic() - began_at)
-

@@ -393,7 +393,7 @@ async def test_results_that_come_as_the_block_is_left_are_no_error(ex, model):
 # Exceptions.
 
 
-class _OfTheSource(Exception):
+class SourceError(Exception):
     pass
 
 
@@ -403,7 +403,7 @@ def _failing(kind, end):
         try:
             raise KeyError(end)
         except KeyError:
-            raise ERROR
+            raise ERROR  # noqa: B904 - its context is what matters
 
     async def in_async_step():
         for document in in_step():
@@ -412,7 +412,7 @@ def _failing(kind, end):
     return {"in_step": in_step, "in_async_step": in_async_step}[kind]()
 
 
-ERROR = _OfTheSource("no more")
+ERROR = SourceError("no more")
 
 
 @BOTH_KINDS
@@ -423,10 +423,10 @@ async def test_the_exception_of_the_source_comes_bare_after_the_results_so_far(
 ):
     texts = []
 
-    with pytest.raises(_OfTheSource) as caught:
+    with pytest.raises(SourceError) as caught:  # noqa: PT012
         async with ex.extract_many(Said, PROMPT, _failing(kind, end), ordered=ordered) as results:
             async for result in results:
-                texts.append(result.value.text)
+                texts.append(result.value.text)  # noqa: PERF401 - each one before the exception
 
     assert sorted(texts, key=int) == list(map(str, range(end)))
     assert caught.value is ERROR
@@ -435,17 +435,17 @@ async def test_the_exception_of_the_source_comes_bare_after_the_results_so_far(
 
 class _NotToBeIterated:
     def __iter__(self):
-        raise _OfTheSource
+        raise SourceError
 
 
 class _NotToBeIteratedAsync:
     def __aiter__(self):
-        raise _OfTheSource
+        raise SourceError
 
 
 @pytest.mark.parametrize("documents", [_NotToBeIterated(), _NotToBeIteratedAsync()])
 async def test_so_does_that_of_one_that_cannot_even_begin(ex, documents):
-    with pytest.raises(_OfTheSource):
+    with pytest.raises(SourceError):
         await all_of(ex, documents)
 
 
@@ -523,17 +523,16 @@ async def test_the_manager_is_left_in_the_middle(model, ordered):
             entered.set()
             try:
                 async for result in results:
-                    taken.append(result)
+                    taken.append(result)  # noqa: PERF401 - each one before the exception
             except RevosClosedError as error:
                 caught.append(error)
 
     source, entered = Source(), anyio.Event()
     with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            async with manager(ScriptedEndpoint()) as tm:
-                tasks.start_soon(take, tm, entered)
-                await entered.wait()
-                await settle()
+        async with anyio.create_task_group() as tasks, manager(ScriptedEndpoint()) as tm:
+            tasks.start_soon(take, tm, entered)
+            await entered.wait()
+            await settle()
 
     assert len(caught) == 1
     assert "its block was left" in str(caught[0])
@@ -557,10 +556,9 @@ async def test_the_manager_is_left_while_the_source_has_nothing_to_give(model):
 
     waiting = anyio.Event()
     with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            async with manager(ScriptedEndpoint()) as tm:
-                tasks.start_soon(take, tm)
-                await waiting.wait()
+        async with anyio.create_task_group() as tasks, manager(ScriptedEndpoint()) as tm:
+            tasks.start_soon(take, tm)
+            await waiting.wait()
 
     assert len(caught) == 1
 

@@ -9,17 +9,15 @@ import time
 import anyio
 import pydantic
 import pytest
-from support import settle
 
 from revos import (
     RevosAPIError,
-    RevosAuthenticationError,
     RevosClosedError,
     RevosInputError,
     RevosValidationError,
     TokenManager,
 )
-from revos.testing import Answer, serve_gateway
+from revos.testing import Answer
 
 PROMPT = "{text}"
 WORDS = [f"word {number}" for number in range(20)]
@@ -326,9 +324,11 @@ async def test_the_manager_is_left_in_the_middle_of_a_stream(revos_gateway):
     revos_gateway.chat_script.append(json.dumps({"name": "x" * 10_000}))
     begun = anyio.Event()
     with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            async with TokenManager(revos_gateway.config()) as tm:
-                tasks.start_soon(read, tm)
-                await begun.wait()
+        async with (
+            anyio.create_task_group() as tasks,
+            TokenManager(revos_gateway.config()) as tm,
+        ):
+            tasks.start_soon(read, tm)
+            await begun.wait()
 
     assert "its block was left" in str(caught[0])

@@ -95,7 +95,8 @@ class Source:
     """Documents, one after the other, up to `end` or without end, and what became of them.
 
     :ivar pulled: how many were taken
-    :ivar closed_in: the task in which the generator of `one` or `other` was closed
+    :ivar pulled_in: the task that began with the generator
+    :ivar closed_in: the task in which it was closed
     """
 
     def __init__(self, end=None):
@@ -105,6 +106,7 @@ class Source:
         self.closed_in = None
 
     def in_step(self):
+        self.pulled_in = anyio.get_current_task().id
         try:
             while self.end is None or self.pulled < self.end:
                 self._note()
@@ -113,6 +115,7 @@ class Source:
             self.closed_in = anyio.get_current_task().id
 
     async def in_async_step(self):
+        self.pulled_in = anyio.get_current_task().id
         try:
             while self.end is None or self.pulled < self.end:
                 await checkpoint()
@@ -123,4 +126,3 @@ class Source:
 
     def _note(self):
         self.pulled += 1
-        self.pulled_in = anyio.get_current_task().id

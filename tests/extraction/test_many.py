@@ -9,7 +9,9 @@ import time
 import anyio
 import pytest
 from extracting import PROMPT, Said, ScriptedModel, Source, refused, said
-from support import ManualClock, ScriptedEndpoint, manager, settle
+from leftovers import frozen_heap
+from support import ManualClock, ScriptedEndpoint, config, manager, settle
+from wires import Wire
 
 from revos import (
     RevosAPIError,
@@ -686,3 +688,35 @@ class _Unsized(list):
 async def test_the_total_is_known_where_the_source_tells_it(ex, documents, total):
     async with ex.extract_many(Said, PROMPT, documents) as results:
         assert results.progress.total == total
+
+
+# Cancelled at each checkpoint.
+
+
+def test_many_are_cancelled_anywhere_and_the_extractor_serves_on(everywhere):
+    async def trial(attempt):
+        source = Source(3)
+        with Wire(completion={"text": "a"}).in_use() as wire:
+            settings = config(token={"enable_periodic_refresh": False})
+            async with TokenManager(settings) as tm, tm.extractor("gpt-4", max_concurrency=2) as ex:
+
+                async def live():
+                    documents = source.in_async_step()
+                    async with ex.extract_many(Said, PROMPT, documents, ordered=True) as results:
+                        async for result in results:
+                            assert result.value.text == "a"
+
+                await attempt(live)
+                assert source.closed_in == source.pulled_in
+                with anyio.fail_after(5):
+                    following = await all_of(ex, list("abcde"))
+                assert texts_of(following) == ["a"] * 5
+                assert ex._bound.pace._room.available_tokens == 2
+            assert (wire.connections, wire.token_requests) == (set(), 1)
+
+    with frozen_heap():
+        swept = everywhere(trial, exact=False)
+
+    assert swept.count_in("Extractions.__anext__") >= 3
+    assert swept.count_in("Block.__aexit__") >= 1
+    assert swept.slowest < 0.1

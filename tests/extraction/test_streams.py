@@ -9,6 +9,7 @@ import time
 import anyio
 import pydantic
 import pytest
+from leftovers import frozen_heap
 
 from revos import (
     RevosAPIError,
@@ -17,7 +18,7 @@ from revos import (
     RevosValidationError,
     TokenManager,
 )
-from revos.testing import Answer
+from revos.testing import Answer, serve_gateway
 
 PROMPT = "{text}"
 WORDS = [f"word {number}" for number in range(20)]
@@ -332,3 +333,28 @@ async def test_the_manager_is_left_in_the_middle_of_a_stream(revos_gateway):
             await begun.wait()
 
     assert "its block was left" in str(caught[0])
+
+
+def test_a_stream_is_cancelled_anywhere_and_leaves_nothing(everywhere):
+    async def trial(attempt):
+        async with serve_gateway() as gateway:
+            gateway.chunk_size = 30
+            settings = gateway.config(enable_periodic_refresh=False)
+            async with TokenManager(settings) as tm, tm.extractor("gpt-4") as ex:
+
+                async def live():
+                    async with ex.extract_stream(Fruit, PROMPT, text="Fig, 12") as parts:
+                        await all_of(parts)
+                        assert parts.value.weight == 12
+
+                await attempt(live)
+                with anyio.fail_after(5):
+                    await live()
+                assert ex._bound.pace._room.available_tokens == 16
+
+    with frozen_heap():
+        swept = everywhere(trial, exact=False)
+
+    assert swept.count_in("PartialExtraction.__anext__") >= 1
+    assert swept.count_in("Block.__aexit__") >= 1
+    assert swept.slowest < 0.1

@@ -11,6 +11,8 @@ from importlib.util import find_spec
 import anyio
 import pytest
 from anyio.pytest_plugin import extract_backend_and_options
+from checkpoints import cancel_everywhere
+from leftovers import leaving_nothing
 from support import HungDisk
 
 BACKENDS = ("asyncio", "uvloop", "trio")
@@ -36,6 +38,26 @@ def run(anyio_backend):
     """Runs a coroutine function in an event loop of its own, which is gone afterwards."""
     name, options = extract_backend_and_options(anyio_backend)
     return partial(anyio.run, backend=name, backend_options=options)
+
+
+@pytest.fixture
+def everywhere(anyio_backend):
+    """Runs a trial once for each checkpoint of its operation, as `cancel_everywhere` says; on
+    asyncio a second time by `task.cancel()`, and stubbornly where that is wanted.
+    """
+    name, options = extract_backend_and_options(anyio_backend)
+    run = partial(anyio.run, backend=name, backend_options=options)
+
+    def sweep(trial, *, exact=True, natively=True, stubbornly=False):
+        with leaving_nothing():
+            swept = run(partial(cancel_everywhere, trial, exact=exact))
+            if natively and name == "asyncio":
+                run(partial(cancel_everywhere, trial, exact=exact, native=True))
+            if stubbornly and name == "asyncio":
+                run(partial(cancel_everywhere, trial, exact=exact, stubborn=True))
+        return swept
+
+    return sweep
 
 
 @pytest.fixture

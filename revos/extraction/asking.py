@@ -42,6 +42,10 @@ __all__ = ["Asking", "Bound"]
 
 logger = logging.getLogger("revos.extraction")
 
+# Where a gateway lets few through at a time, one may be refused that many times as often as it may
+# fail, while others get on. One that is refused for ever has an end, too.
+UNLUCKY = 10
+
 
 @frozen(eq=False)
 class Bound:
@@ -200,18 +204,19 @@ class Asking:
         while True:
             try:
                 async with pace.turn():
-                    successes = pace.successes
+                    if failures == 0:
+                        successes = pace.successes
                     completion = await bound.runtime.call(ask, bound.llm, messages, options)
             except (RevosAPIError, RevosTokenError) as error:
                 others_get_on = pace.successes != successes
-                if others_get_on and _is_busy(error):
-                    failures = 0  # Its turn comes.
                 failures += 1
-                if not self._may_try_again(error, failures):
+                successes = pace.successes
+                if not self._may_try_again(error, failures, others_get_on=others_get_on):
                     raise
                 told = _told(error)
                 if told is None and others_get_on:
-                    pause = policy.pause(failures, bound.manager._random())
+                    in_a_row = 1 if _is_busy(error) else failures
+                    pause = policy.pause(in_a_row, bound.manager._random())
                 else:
                     pause = pace.hold(told, bound.manager._random())
                 logger.info("%r: %s; again in %.1f s", bound.name, error, pause)
@@ -220,7 +225,9 @@ class Asking:
                 return completion
             await bound.manager._clock.sleep(pause)
 
-    def _may_try_again(self, error: RevosAPIError | RevosTokenError, failures: int) -> bool:
+    def _may_try_again(
+        self, error: RevosAPIError | RevosTokenError, failures: int, *, others_get_on: bool
+    ) -> bool:
         if self._has_begun or not error.temporary:
             return False
         if isinstance(error, RevosTokenError) and not self.patient:
@@ -229,9 +236,13 @@ class Asking:
         if self.patient:
             longest = policy.LONGEST_RETRY_AFTER
         told = _told(error)
-        return failures < self.bound.manager.config.revos.max_retries and (
-            told is None or told <= longest
-        )
+        if told is not None and told > longest:
+            return False
+        most = self.bound.manager.config.revos.max_retries
+        its_turn_comes = others_get_on or (self.patient and not self.bound.pace.is_at_longest)
+        if _is_busy(error) and its_turn_comes:
+            most *= UNLUCKY
+        return failures < most
 
     async def _with_model_ids(self, error: RevosAPIError) -> RevosAPIError:
         """For an unknown model id, the error with the ids that the gateway accepts.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from anyio.lowlevel import checkpoint
 
 from revos.errors import RevosClosedError
 
@@ -21,19 +22,19 @@ T = TypeVar("T")
 class Block(ABC, Generic[T]):
     """An async context manager, to be entered once; leaving it cancels its task.
 
-    What the body raises leaves it bare, and so does what its task did not expect.
+    What the body raises leaves it bare, and so does what its task did not expect. A result stays
+    here until it is taken, so that no cancellation of a taker can lose one.
 
     :param what: how users call it
-    :param most: how many results may wait to be taken
     """
 
-    def __init__(self, what: str, most: float) -> None:
+    def __init__(self, what: str) -> None:
         self._what = what
-        self._most = most
         self._tasks: TaskGroup | None = None
         self._crash: BaseException | None = None
-        self._given: MemoryObjectSendStream[T]
-        self._taken: MemoryObjectReceiveStream[T]
+        self._given: deque[T] = deque()
+        self._changed = anyio.Event()
+        self._was_left = self._has_ended = self._is_whole = False
 
     @abstractmethod
     async def _prepare(self) -> Callable[[], Awaitable[None]]:
@@ -43,7 +44,6 @@ class Block(ABC, Generic[T]):
         if self._tasks is not None:
             raise RevosClosedError(f"this block of {self._what} was entered before: make another")
         work = await self._prepare()
-        self._given, self._taken = anyio.create_memory_object_stream[T](self._most)
         self._tasks = await anyio.create_task_group().__aenter__()
         self._tasks.start_soon(self._supervise, work)
         return self
@@ -56,42 +56,55 @@ class Block(ABC, Generic[T]):
     ) -> None:
         tasks = self._entered()
         tasks.cancel_scope.cancel()
+        self._was_left = True
+        self._wake()
         # The body's exception is not shown to the task group: it leaves the block as itself.
-        try:
-            await tasks.__aexit__(None, None, None)
-        finally:
-            # Not before: what ends at this moment gives its result without waiting, and so
-            # without being cancelled.
-            self._taken.close()
+        await tasks.__aexit__(None, None, None)
         if self._crash is not None:
             raise self._crash
 
     async def _supervise(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
+            self._is_whole = True
         # Trio raises the KeyboardInterrupt of a signal in any task.
         except (Exception, KeyboardInterrupt, SystemExit, BaseExceptionGroup) as error:  # noqa: BLE001
             self._crash = error
             while isinstance(self._crash, BaseExceptionGroup):
                 self._crash = self._crash.exceptions[0]
         finally:
-            self._given.close()
+            self._has_ended = True
+            self._wake()
 
-    async def _take(self) -> T:
-        """The next result.
+    def _give(self, result: T) -> None:
+        self._given.append(result)
+        self._wake()
 
-        :raises anyio.EndOfStream: there are no more
-        :raises RevosClosedError: it is not entered yet, or was left
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
+
+    async def _take(self) -> T | None:
+        """The next result, or None where there are no more.
+
+        :raises RevosClosedError: it is not entered yet, was left, or was cancelled before its end
         """
         self._entered()
-        try:
-            return await self._taken.receive()
-        except anyio.EndOfStream:
-            if self._crash is not None:
-                raise self._crash from self._crash.__cause__
-            raise
-        except anyio.ClosedResourceError:
-            raise RevosClosedError(f"this block of {self._what} was left") from None
+        await checkpoint()
+        while not self._was_left:
+            if self._given:
+                return self._given.popleft()
+            if self._has_ended:
+                self._check_whole()
+                return None
+            await self._changed.wait()
+        raise RevosClosedError(f"this block of {self._what} was left")
+
+    def _check_whole(self) -> None:
+        if self._crash is not None:
+            raise self._crash
+        if not self._is_whole:
+            raise RevosClosedError(f"this {self._what} was cancelled before its end")
 
     def _entered(self) -> TaskGroup:
         if self._tasks is None:

@@ -13,9 +13,10 @@ from typing import Any
 
 import anyio
 import httpx2
+import langchain_openai
 import openai
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_openai import ChatOpenAI
+from langchain_core.outputs import ChatGenerationChunk
 
 from revos.auth import BearerAuth, token_of
 from revos.config import ModelConfig
@@ -54,6 +55,19 @@ class _AsyncClient(_WithAuth, openai.AsyncOpenAI):
 
 class _SyncClient(_WithAuth, openai.OpenAI):
     pass
+
+
+class ChatOpenAI(langchain_openai.ChatOpenAI):
+    """As it is, and by its own name in traces; but the words of a refusal are kept in a stream."""
+
+    def _convert_chunk_to_generation_chunk(
+        self, chunk: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> ChatGenerationChunk | None:
+        converted = super()._convert_chunk_to_generation_chunk(chunk, *args, **kwargs)
+        delta = chunk["choices"][0].get("delta") if chunk.get("choices") else None
+        if converted is not None and delta and delta.get("refusal"):
+            converted.message.additional_kwargs["refusal"] = delta["refusal"]
+        return converted
 
 
 def make_llm(
@@ -225,10 +239,13 @@ def api_error(error: Exception) -> RevosError:
         return _refused(told)
     if isinstance(told, openai.APITimeoutError):
         return RevosAPIError("the gateway did not answer in time", temporary=True)
-    if isinstance(told, openai.APIConnectionError):
-        return _unreachable(told.__cause__ or told)
-    if isinstance(error, httpx2.HTTPError):  # In the middle of a stream.
-        return _unreachable(error)
+    broken = error if told is None else told
+    # In the middle of a stream it is of httpx2.
+    if isinstance(broken, openai.APIConnectionError | httpx2.HTTPError):
+        return _unreachable(broken.__cause__ or broken)
+    if type(told) is openai.APIError:  # As an event of a stream.
+        words = redact(told.message, _token_in(told))
+        return RevosAPIError(f"the gateway broke its answer off: {words}", temporary=True)
     return RevosAPIError(
         f"the gateway's answer is no chat completion ({type(error).__name__}): check REVOS_BASE_URL"
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
-__all__ = ["json_values"]
+__all__ = ["json_values", "known_so_far"]
 
 _THOUGHTS = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
+_UNFINISHED_THOUGHT = re.compile(r"<think(?:ing)?>")
 _START = re.compile(r"[\[{]")
 
 # Each costs up to the length of the text, where brackets are opened and never closed.
@@ -36,6 +38,48 @@ def json_values(text: str) -> Iterator[str]:
         if end is not None:
             past = end
             yield text[start.start() : end]
+
+
+def known_so_far(text: str, fits: Callable[[str], bool], starts: str = "[{") -> Any:
+    r"""What an unfinished text says of the value that stands in it; None where that is nothing yet.
+
+    What is known of it grows: a number is known when it has ended.
+
+    :param fits: whether a whole value is the one; the next one is it, where this one is not
+    :param starts: how the value may begin
+
+    >>> known_so_far('See [1]: {"name": "Ad', lambda value: False, starts="{")
+    {'name': 'Ad'}
+    """
+    text = _THOUGHTS.sub("", text)
+    if thought := _UNFINISHED_THOUGHT.search(text):
+        text = text[: thought.start()]
+    decoder, past = json.JSONDecoder(), 0
+    for start in islice(_START.finditer(text), MOST_STARTS):
+        if start.start() < past or start[0] not in starts:
+            continue
+        end = _end_of_value(decoder, text, start.start())
+        if end is None:
+            known = _known_of(text[start.start() :])
+            if known is not None:
+                return known
+        elif fits(text[start.start() : end]):
+            return json.loads(text[start.start() : end])
+        else:
+            past = end
+    return None
+
+
+def _known_of(value: str) -> Any:
+    from pydantic_core import from_json
+
+    without_number = value.rstrip("0123456789+-.eE")
+    if without_number.endswith((":", ",", "[", " ", "\n", "\t", "\r")):
+        value = without_number
+    try:
+        return from_json(value, allow_partial="trailing-strings")
+    except ValueError:
+        return None
 
 
 def _end_of_value(decoder: json.JSONDecoder, text: str, start: int) -> int | None:

@@ -16,6 +16,7 @@ from collections.abc import (
     Mapping,
     Sized,
 )
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
@@ -58,8 +59,7 @@ class Extractions(Block[Extraction[T]]):
         ordered: bool,
         max_concurrency: int,
     ) -> None:
-        # Never full: there are no more results than room.
-        super().__init__("extract_many", most=float("inf"))
+        super().__init__("extract_many")
         _check(documents)
         self._bind, self._wanted, self._wanted_prompt = bind, target, prompt
         self._documents = documents
@@ -94,24 +94,21 @@ class Extractions(Block[Extraction[T]]):
         :raises RevosClosedError: the manager was left, or this block
         :raises Exception: whatever the source of the documents raised, after the last result
         """
-        while (result := self._early.pop(self._next, None)) is None:
-            try:
-                result = await self._take()
-            except anyio.EndOfStream:
-                if self._ended_by is not None:
-                    raise self._ended_by from self._ended_by.__cause__
-                raise StopAsyncIteration from None
-            if not self._ordered or result.index == self._next:
-                break
-            self._early[result.index or 0] = result
-        self._next += 1
-        self._room.release()
-        return result
+        result = await self._take()
+        if result is not None:
+            self._room.release()
+            return result
+        if self._ended_by is not None:
+            raise self._ended_by
+        raise StopAsyncIteration
 
     @property
     def progress(self) -> Progress:
         """How far it is; what waits to be taken is done."""
-        total = len(self._documents) if isinstance(self._documents, Sized) else None
+        total: int | None = None
+        if isinstance(self._documents, Sized):
+            with suppress(Exception):  # Some raise, where the class has a length and this one none.
+                total = len(self._documents)
         seconds = 0.0 if self._began_at is None else self._now() - self._began_at
         return Progress(self._done, self._failed, self._in_flight, total, seconds)
 
@@ -120,6 +117,14 @@ class Extractions(Block[Extraction[T]]):
 
     async def _pull_all(self) -> None:
         """Start a task for each document, up to the end of the source and of all tasks."""
+        try:
+            # The source may have nothing to give for long.
+            with self._bound.runtime.while_open():
+                await self._pull_while_open()
+        except RevosClosedError as error:
+            self._ended_by = error
+
+    async def _pull_while_open(self) -> None:
         async with anyio.create_task_group() as workers, _Source(self._documents) as source:
             index = 0
             while True:
@@ -141,8 +146,7 @@ class Extractions(Block[Extraction[T]]):
         began_at, value, failure = self._now(), None, None
         try:
             messages = self._prompt.messages(self._prompt.variables_of(item))
-            with self._bound.runtime.while_open():
-                value = await asking.instance(messages)
+            value = await asking.instance(messages)
         except RevosClosedError as error:
             # No document will have an answer any more.
             self._ended_by = error
@@ -161,7 +165,16 @@ class Extractions(Block[Extraction[T]]):
             value, self._now() - began_at, error=failure, index=index, item=item
         )
         self.usage += result.usage
-        self._given.send_nowait(result)
+        if self._ordered:
+            self._give_in_order(index, result)
+        else:
+            self._give(result)
+
+    def _give_in_order(self, index: int, result: Extraction[T]) -> None:
+        self._early[index] = result
+        while self._next in self._early:
+            self._give(self._early.pop(self._next))
+            self._next += 1
 
 
 def _check(documents: object) -> None:

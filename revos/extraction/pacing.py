@@ -36,26 +36,41 @@ class Pace:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Room for one request, when no pause is on."""
+        """Room for one request, when no pause is on; whoever waited longest is the first."""
         request = object()  # Not the task: what runs in it may ask, too.
         while True:
-            while (seconds := self._resume_at - self.clock.monotonic()) > 0:
-                await self.clock.sleep(seconds)
             await self._room.acquire_on_behalf_of(request)
-            if self._resume_at <= self.clock.monotonic():
+            try:
+                # The others keep their places meanwhile, and who has failed is behind them.
+                while (seconds := self._resume_at - self.clock.monotonic()) > 0:
+                    await self.clock.sleep(seconds)
+            except BaseException:
+                self._room.release_on_behalf_of(request)
+                raise
+            if self._room.available_tokens >= 0:
                 break
-            self._room.release_on_behalf_of(request)
+            self._room.release_on_behalf_of(request)  # It was let in before the pause.
         try:
             yield
         finally:
             self._room.release_on_behalf_of(request)
 
     def succeeded(self) -> None:
-        """The gateway has answered: it is there for one more."""
+        """The gateway has answered: it is there for one more.
+
+        In a pause that was no answer to what came after it, but to a request of before.
+        """
         self.successes += 1
+        if self.clock.monotonic() < self._resume_at:
+            return
         self._holds = 0
         if self._room.total_tokens < self.max_concurrency:
             self._room.total_tokens += 1
+
+    @property
+    def is_at_longest(self) -> bool:
+        """Whether the pauses without a success between them have grown to their longest."""
+        return policy.FIRST_PAUSE * 2.0 ** (self._holds - 1) >= policy.LONGEST_PAUSE
 
     def hold(self, seconds: float | None, random: float) -> float:
         """Let nobody ask for a while: as long as the gateway told, or longer each time.

@@ -34,15 +34,16 @@ class Prompt:
 
         :raises RevosInputError: a variable is missing or unknown, or it can't be filled with them
         """
-        given = variables.keys()
-        if not self.needed <= given <= self.known:
-            raise self._misfit(frozenset(given))
+        # The code of a document's own values runs here, which may raise anything.
         try:
-            return self.template.format_prompt(**variables).to_messages()
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            given = frozenset(variables.keys())
+            if self.needed <= given <= self.known:
+                return self.template.format_prompt(**variables).to_messages()
+        except Exception as error:
             raise RevosInputError(
                 f"the prompt can't be filled ({type(error).__name__}): check its format fields"
             ) from error
+        raise self._misfit(given)
 
     def variables_of(self, document: object) -> Mapping[str, object]:
         """A document of many as variables: a mapping is them, a text is the only one.

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
-
-import anyio
 
 from revos.errors import RevosClosedError, RevosError, own_copy
 from revos.extraction.answers import Extraction
 from revos.extraction.asking import Asking, Bound
 from revos.extraction.block import Block
+from revos.extraction.json_text import known_so_far
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -36,19 +34,22 @@ class PartialExtraction(Block[str], Generic[T]):
         prompt: Any,
         variables: Mapping[str, Any],
     ) -> None:
-        super().__init__("extract_stream", most=float("inf"))  # An answer has an end.
+        super().__init__("extract_stream")
         self._bind, self._wanted, self._prompt, self._variables = bind, target, prompt, variables
         self._text = ""
         self._last: Any = None
         self._result: Extraction[T] | None = None
         self._failure: RevosError | None = None
         self._target: Target
+        self._is_wrapped: bool
 
     async def _prepare(self) -> Callable[[], Awaitable[None]]:
         bound = await self._bind()
         from revos.extraction.prompts import prompt_of
 
         self._target = bound.runtime.target_of(self._wanted)
+        # Then an answer without the wrapping object is one, too.
+        self._is_wrapped = self._target.unwrapped({"value": None}) is None
         messages = prompt_of(self._prompt).messages(self._variables)
         return partial(self._extract, bound, messages)
 
@@ -64,13 +65,15 @@ class PartialExtraction(Block[str], Generic[T]):
         :raises RevosTokenError: no token could be had
         """
         while True:
-            try:
-                self._text += await self._take()
-            except anyio.EndOfStream:
+            part = await self._take()
+            if part is None:
                 if self._failure is not None:
-                    raise own_copy(self._failure) from self._failure.__cause__
-                raise StopAsyncIteration from None
-            known = self._target.unwrapped(_known(self._text))
+                    raise own_copy(self._failure)
+                raise StopAsyncIteration
+            self._text += part
+            known = self._target.unwrapped(
+                known_so_far(self._text, self._fits, "[{" if self._is_wrapped else "{")
+            )
             if known is not None and known != self._last:
                 self._last = known
                 return known
@@ -95,9 +98,15 @@ class PartialExtraction(Block[str], Generic[T]):
             raise RevosClosedError("the answer has not ended: read all of its parts first")
         return self._result
 
+    def _fits(self, text: str) -> bool:
+        try:
+            self._target.read(text)
+        except Exception:  # noqa: BLE001 - a validator may raise anything; it is told at the end
+            return False
+        return True
+
     async def _hand_on(self, part: str) -> None:
-        with suppress(anyio.BrokenResourceError):  # The block is being left.
-            self._given.send_nowait(part)
+        self._give(part)
 
     async def _extract(self, bound: Bound, messages: list[BaseMessage]) -> None:
         asking = Asking(bound, self._target, on_part=self._hand_on)
@@ -110,16 +119,3 @@ class PartialExtraction(Block[str], Generic[T]):
             self._failure = error
         else:
             self._result = asking.extraction(value, clock.monotonic() - began_at)
-
-
-def _known(text: str) -> Any:
-    """What an unfinished JSON text says already; None where it says nothing."""
-    from pydantic_core import from_json
-
-    starts = [at for at in (text.find("{"), text.find("[")) if at >= 0]
-    if not starts:
-        return None
-    try:
-        return from_json(text[min(starts) :], allow_partial="trailing-strings")
-    except ValueError:
-        return None

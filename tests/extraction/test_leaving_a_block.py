@@ -1,6 +1,5 @@
 """What ends just when the block of many documents is left."""
 
-import math
 
 import anyio
 import pytest
@@ -18,11 +17,11 @@ class Late(Block):
         try:
             await anyio.sleep_forever()
         finally:
-            self._given.send_nowait("late")
+            self._give("late")
 
 
 async def leave_by_an_error():
-    async with Late("a test", math.inf):
+    async with Late("a test"):
         await anyio.wait_all_tasks_blocked()
         raise ZeroDivisionError
 

@@ -23,8 +23,8 @@ import pytest
 import trustme
 from anyio.lowlevel import checkpoint
 from anyio.pytest_plugin import extract_backend_and_options
-from checkpoints import PATIENCE, cancel_everywhere
-from leftovers import frozen_heap, leaving_nothing
+from checkpoints import PATIENCE
+from leftovers import frozen_heap
 from support import (
     BASE_URL,
     CLIENT_ID,
@@ -76,23 +76,6 @@ def heap():
 @pytest.fixture
 def backend(anyio_backend):
     return extract_backend_and_options(anyio_backend)[0]
-
-
-@pytest.fixture
-def everywhere(anyio_backend):
-    name, options = extract_backend_and_options(anyio_backend)
-    run = partial(anyio.run, backend=name, backend_options=options)
-
-    def sweep(trial, *, exact=True, natively=True, stubbornly=False):
-        with leaving_nothing():
-            swept = run(partial(cancel_everywhere, trial, exact=exact))
-            if natively and name == "asyncio":
-                run(partial(cancel_everywhere, trial, exact=exact, native=True))
-            if stubbornly and name == "asyncio":
-                run(partial(cancel_everywhere, trial, exact=exact, stubborn=True))
-        return swept
-
-    return sweep
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,286 @@
+"""How many documents ask together: rate limits, outages, and documents that nobody can help."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+
+import anyio
+import pytest
+from extracting import PROMPT, Said, ScriptedModel, refused, said, unreachable
+from support import ManualClock, ScriptedEndpoint, manager, settle
+
+from revos import RevosAPIError, RevosAuthenticationError, RevosTokenError
+
+
+@pytest.fixture
+def model(monkeypatch):
+    return ScriptedModel(monkeypatch)
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture
+def endpoint():
+    return ScriptedEndpoint()
+
+
+@pytest.fixture
+async def tm(clock, endpoint):
+    on_demand = {"enable_periodic_refresh": False}
+    async with manager(endpoint, clock, random=0.5, max_retries=3, token=on_demand) as tm:
+        yield tm
+
+
+async def gather(results, taken):
+    async for result in results:
+        taken.append(result)
+
+
+class Batch:
+    """Documents that are extracted from while the clock is turned.
+
+    :ivar taken: the results
+    """
+
+    def __init__(self, tm, clock, documents, at_once):
+        self._tm, self._clock, self._documents, self._at_once = tm, clock, documents, at_once
+        self.taken = []
+        self.ended = False
+
+    async def run(self, turn):
+        """:param turn: is awaited while there are documents"""
+        async with (
+            self._tm.extractor("gpt-4", max_concurrency=self._at_once, repairs=0) as self.ex,
+            self.ex.extract_many(Said, PROMPT, self._documents) as results,
+            anyio.create_task_group() as tasks,
+        ):
+
+            async def take():
+                self.taken = [result async for result in results]
+                self.ended = True
+
+            tasks.start_soon(take)
+            with anyio.fail_after(20):
+                await settle()
+                while not self.ended:
+                    await turn()
+        return self
+
+    @property
+    def failed(self):
+        return [result for result in self.taken if result.error is not None]
+
+    def assert_whole(self, number):
+        assert sorted(result.index for result in self.taken) == list(range(number))
+
+
+async def test_a_retry_after_holds_all_of_them_and_one_asks_first_afterwards(tm, clock, model):
+    busy = [refused(429, retry_after=30)]
+    model.answer = lambda text: busy.pop() if busy else said(text)
+    at_once = 8
+
+    async with (
+        tm.extractor("gpt-4", max_concurrency=at_once) as ex,
+        ex.extract_many(Said, PROMPT, map(str, range(99))) as results,
+        anyio.create_task_group() as tasks,
+    ):
+        with model.hold():
+            tasks.start_soon(gather, results, taken := [])
+            await settle()
+            assert model.in_flight == at_once
+        # The first of them is told to wait; the others, of before, are answered after that.
+        with model.hold():
+            await settle()
+            assert len(taken) == at_once - 1
+            await clock.advance(29.9)
+            assert (model.in_flight, len(model.asked)) == (0, at_once)
+            await clock.advance(0.1)
+            assert model.in_flight == 1
+        with model.hold():
+            await settle()
+            assert model.in_flight == 2
+        await settle()
+
+    assert sorted(result.index for result in taken) == list(range(99))
+    assert len(model.asked) == 99 + 1
+    assert model.most_in_flight == at_once
+
+
+class Window:
+    """A gateway that lets some requests through in each so many seconds, and refuses the others."""
+
+    def __init__(self, clock, room, seconds, *, tells):
+        self.clock, self.room, self.seconds, self.tells = clock, room, seconds, tells
+        self.let_through = Counter()
+        self.refused = 0
+
+    def answer(self, text):
+        number = self.clock.monotonic() // self.seconds
+        if self.let_through[number] == self.room:
+            self.refused += 1
+            rest = (number + 1) * self.seconds - self.clock.monotonic()
+            return refused(429, retry_after=rest if self.tells else None)
+        self.let_through[number] += 1
+        return said(text)
+
+
+@pytest.mark.parametrize(("tells", "most"), [(True, 1), (False, 5)])
+async def test_no_document_is_lost_to_a_gateway_that_lets_few_through(
+    tm, clock, model, tells, most
+):
+    window = Window(clock, 10, 5, tells=tells)
+    model.answer = window.answer
+    number = 150
+
+    batch = await Batch(tm, clock, list(map(str, range(number))), 50).run(
+        partial(clock.advance, 0.5)
+    )
+
+    batch.assert_whole(number)
+    assert batch.failed == []
+    assert window.refused < most * number
+    assert clock.monotonic() - 1000 <= number / 10 * 5 + 5
+
+
+@pytest.mark.parametrize("seconds", [60, 300])
+async def test_a_long_retry_after_is_waited_for_by_many_and_told_to_one(tm, clock, model, seconds):
+    answers = [refused(429, retry_after=seconds)] * 2
+    model.answer = lambda text: answers.pop() if answers else said(text)
+
+    async with tm.extractor("gpt-4") as ex:
+        with pytest.raises(RevosAPIError) as caught:
+            await ex.extract(Said, PROMPT, text="a")
+    began = clock.monotonic()
+    batch = await Batch(tm, clock, ["a"], 2).run(partial(clock.advance, 10))
+
+    assert caught.value.retry_after == seconds
+    assert batch.failed == []
+    assert clock.monotonic() - began == seconds
+
+
+async def test_nobody_waits_for_longer_than_that(tm, clock, model):
+    model.answer = lambda text: refused(429, retry_after=301) if text == "a" else said(text)
+
+    batch = await Batch(tm, clock, ["a", "b"], 2).run(partial(clock.advance, 1))
+
+    (failed,) = batch.failed
+    assert (failed.item, failed.error.retry_after) == ("a", 301)
+    assert clock.monotonic() < 1010
+
+
+@pytest.mark.parametrize(("status", "most"), [(500, 3), (429, 30)])
+async def test_a_document_that_is_refused_for_ever_fails_and_the_others_get_on(
+    tm, clock, model, status, most
+):
+    model.answer = lambda text: refused(status) if text == "7" else said(text)
+    number = 300
+
+    async def documents():
+        for index in range(number):
+            await clock.sleep(0.1)
+            yield str(index)
+
+    batch = await Batch(tm, clock, documents(), 4).run(partial(clock.advance, 0.1))
+
+    batch.assert_whole(number)
+    (failed,) = batch.failed
+    assert (failed.item, failed.error.status_code) == ("7", status)
+    assert model.asked.count("7") == most
+    assert len(model.asked) - most == number - 1
+    # Nobody was held up by it: each was extracted from as it came.
+    assert clock.monotonic() - 1000 < number * 0.1 + 1
+
+
+@pytest.mark.parametrize("how", [partial(refused, 503), unreachable])
+async def test_an_outage_of_minutes_costs_no_document(tm, clock, model, how):
+    ends_at = clock.monotonic() + 300
+    asked_in_outage = []
+
+    def answer(text):
+        if len(model.asked) < 20 or clock.monotonic() >= ends_at:
+            return said(text)
+        asked_in_outage.append(text)
+        return how()
+
+    model.answer = answer
+    batch = await Batch(tm, clock, list(map(str, range(60))), 16).run(partial(clock.advance, 1))
+
+    batch.assert_whole(60)
+    assert batch.failed == []
+    assert len(asked_in_outage) < 2 * 16
+    assert clock.monotonic() < ends_at + 90
+
+
+async def test_an_outage_for_ever_is_told(tm, clock, model):
+    model.answer = lambda text: refused(503)
+
+    batch = await Batch(tm, clock, list("abcde"), 2).run(partial(clock.advance, 5))
+
+    batch.assert_whole(5)
+    assert len(batch.failed) == 5
+    assert max(Counter(model.asked).values()) == 3
+
+
+async def test_the_next_to_ask_in_an_outage_is_always_another(tm, clock, model):
+    model.answer = lambda text: refused(503)
+
+    async with (
+        tm.extractor("gpt-4", max_concurrency=4) as ex,
+        ex.extract_many(Said, PROMPT, list("abcd")),
+    ):
+        await settle()
+        for _ in range(40):
+            await clock.advance(5)
+
+    assert [sorted(model.asked[at : at + 4]) for at in (0, 4)] == [list("abcd")] * 2
+
+
+# Tokens.
+
+
+async def test_an_outage_of_the_token_endpoint_in_the_middle_costs_no_document(
+    tm, clock, model, endpoint
+):
+    endpoint.lifetime = 20
+    endpoint.script.extend([200] + [503] * 24)
+    without_token = []
+
+    async def with_token(text):
+        # As the auth does: without a token nothing is asked.
+        try:
+            await tm.get_token()
+        except RevosTokenError as error:
+            without_token.append(text)
+            return error
+        return said(text)
+
+    async def documents():
+        for index in range(40):
+            await clock.sleep(1)
+            yield str(index)
+
+    model.answer = with_token
+    batch = await Batch(tm, clock, documents(), 8).run(partial(clock.advance, 1))
+
+    batch.assert_whole(40)
+    assert batch.failed == []
+    assert without_token != []
+
+
+async def test_without_a_token_for_good_each_document_tells_why(tm, clock, model, endpoint):
+    endpoint.script.extend([400] * 99)
+
+    async def with_token(text):
+        await tm.get_token()
+        return said(text)
+
+    model.answer = with_token
+    batch = await Batch(tm, clock, list("abcdefgh"), 4).run(partial(clock.advance, 1))
+
+    batch.assert_whole(8)
+    assert {type(result.error) for result in batch.failed} == {RevosAuthenticationError}
+    assert len(batch.failed) == 8

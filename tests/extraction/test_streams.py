@@ -1,0 +1,360 @@
+"""`extract_stream`: what is known grows, is validated at the end, and is left without a trace."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+
+import anyio
+import pydantic
+import pytest
+from leftovers import frozen_heap
+
+from revos import (
+    RevosAPIError,
+    RevosClosedError,
+    RevosInputError,
+    RevosValidationError,
+    TokenManager,
+)
+from revos.testing import Answer, serve_gateway
+
+PROMPT = "{text}"
+WORDS = [f"word {number}" for number in range(20)]
+
+
+class Fruit(pydantic.BaseModel):
+    name: str
+    weight: int
+    ripe: bool
+    notes: list[str]
+    sizes: list[float]
+
+
+FIG = Fruit(name='Fig "é😀" 12', weight=1234, ripe=True, notes=WORDS, sizes=[1.25, -30.5, 1e20])
+STRATEGIES = pytest.mark.parametrize("strategy", ["json_schema", "tools", "json_text"])
+
+
+@pytest.fixture
+async def tm(revos_gateway):
+    revos_gateway.chunk_size = 3
+    async with TokenManager(revos_gateway.config(max_retries=2)) as manager:
+        yield manager
+
+
+@pytest.fixture
+async def ex(tm):
+    async with tm.extractor("gpt-4") as extractor:
+        yield extractor
+
+
+def grows(before, after):
+    """Whether all that was known still is."""
+    if isinstance(before, dict):
+        return before.keys() <= after.keys() and all(grows(before[k], after[k]) for k in before)
+    if isinstance(before, list):
+        return len(before) <= len(after) and all(map(grows, before, after))
+    return after.startswith(before) if isinstance(before, str) else after == before
+
+
+async def all_of(parts):
+    return [part async for part in parts]
+
+
+@STRATEGIES
+@pytest.mark.parametrize("chunk_size", [1, 2, 7, 10_000])
+@pytest.mark.parametrize("ascii_only", [True, False])
+async def test_what_is_known_grows_and_is_validated_at_the_end(
+    tm, revos_gateway, strategy, chunk_size, ascii_only
+):
+    revos_gateway.chunk_size = chunk_size
+    revos_gateway.chat_script.append(json.dumps(FIG.model_dump(), ensure_ascii=ascii_only))
+
+    async with (
+        tm.extractor("gpt-4", strategy=strategy) as ex,
+        ex.extract_stream(Fruit, PROMPT, text="x") as parts,
+    ):
+        known = await all_of(parts)
+
+    assert all(map(grows, known, known[1:]))
+    assert known[-1] == FIG.model_dump()
+    assert len(known) > 20 or chunk_size > 2
+    assert parts.value == FIG
+    assert parts.result.strategy == strategy
+    assert parts.result.attempts == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["Sure:\n```json\n{}\n```\nThat is all [1].", "See [1]: {}", '<think>{{"name": 1}}</think>{}'],
+)
+async def test_an_answer_in_prose_is_known_whole_before_its_end(tm, revos_gateway, answer):
+    fig = json.dumps(FIG.model_dump())
+    revos_gateway.chat_script.append(
+        answer.replace("{}", fig).replace("{{", "{").replace("}}", "}")
+    )
+
+    async with (
+        tm.extractor("gpt-4", strategy="json_text") as ex,
+        ex.extract_stream(Fruit, PROMPT, text="x") as parts,
+    ):
+        known = await all_of(parts)
+
+    assert parts.value == FIG
+    assert all(map(grows, known, known[1:]))
+    assert known[-1] == FIG.model_dump()
+
+
+async def test_there_is_no_value_before_the_end(ex):
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        with pytest.raises(RevosClosedError, match="has not ended"):
+            _ = parts.value
+        await all_of(parts)
+        with pytest.raises(StopAsyncIteration):
+            await anext(parts)
+
+
+def chunk(delta, finish_reason=None):
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return {
+        "id": "1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "gpt-4",
+        "choices": [choice],
+    }
+
+
+def streamed(*events, **how):
+    data = b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in events)
+    return Answer(headers={"content-type": "text/event-stream"}, body=data, **how)
+
+
+BEGUN = chunk({"role": "assistant", "content": '{"name": "Fi'})
+DOES_NOT_FIT = {
+    "wrong": ('{"name": 7}', "invalid", "name"),
+    "no json": ("hm", "invalid", "no JSON"),
+    "cut off": (streamed(BEGUN, chunk({}, "length")), "length", "max_tokens"),
+    "filtered": (streamed(BEGUN, chunk({}, "content_filter")), "content_filter", "filter"),
+    "refused": (
+        streamed(chunk({"refusal": "I "}), chunk({"refusal": "won't."}), chunk({}, "stop")),
+        "refusal",
+        "I won't",
+    ),
+    "empty": (streamed(chunk({}, "stop")), "invalid", "no answer"),
+}
+
+
+@pytest.mark.parametrize(("answer", "reason", "words"), DOES_NOT_FIT.values(), ids=DOES_NOT_FIT)
+async def test_an_answer_that_does_not_fit_is_told_at_its_end_and_not_sent_back(
+    ex, revos_gateway, answer, reason, words
+):
+    revos_gateway.chat_script.append(answer)
+
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        with pytest.raises(RevosValidationError, match=words) as at_the_end:
+            await all_of(parts)
+        with pytest.raises(RevosValidationError, match=words) as at_the_value:
+            _ = parts.value
+
+    assert at_the_end.value.reason == at_the_value.value.reason == reason
+    assert at_the_end.value is not at_the_value.value
+    assert len(revos_gateway.chat_log) == 1
+
+
+BROKEN = {
+    "reset": (streamed(BEGUN, BEGUN, truncate=True), "could not be reached"),
+    "told": (streamed(BEGUN, {"error": {"message": "overloaded now"}}), "overloaded now"),
+    "nonsense": (
+        Answer(headers={"content-type": "text/event-stream"}, body=b"data: {]\n\n"),
+        "no chat completion",
+    ),
+    "nothing": (streamed(), "no chat completion"),
+}
+
+
+@pytest.mark.parametrize(("answer", "words"), BROKEN.values(), ids=BROKEN)
+async def test_an_answer_that_breaks_in_the_middle_is_told_and_not_asked_for_again(
+    ex, revos_gateway, answer, words
+):
+    revos_gateway.chat_script.extend([answer] * 2)
+
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        with pytest.raises(RevosAPIError, match=words):
+            await all_of(parts)
+        with pytest.raises(RevosAPIError, match=words):
+            _ = parts.value
+
+
+async def test_a_broken_one_is_asked_for_again_while_nothing_was_known(ex, revos_gateway):
+    revos_gateway.chat_script.append(Answer(status=503, headers={"retry-after": "0"}))
+
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        known = await all_of(parts)
+
+    assert known[-1] == parts.value.model_dump()
+    assert len(revos_gateway.chat_log) == 2
+
+
+async def test_strategies_step_down_in_a_stream_too(ex, revos_gateway):
+    revos_gateway.unsupported |= {"json_schema", "tools"}
+
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        known = await all_of(parts)
+
+    assert known[-1] == parts.value.model_dump()
+    assert parts.result.strategy == "json_text"
+
+
+async def test_a_revoked_token_costs_one_token_request(tm, ex, revos_gateway):
+    revos_gateway.revoke(await tm.get_token())
+
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        await all_of(parts)
+
+    assert isinstance(parts.value, Fruit)
+    assert revos_gateway.token_requests == 2
+
+
+async def test_a_refusal_is_told_at_iteration_and_at_the_value(ex, revos_gateway):
+    revos_gateway.chat_script.append(Answer(status=403, body={"error": {"message": "not you"}}))
+
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        for ask in (lambda: anext(parts), lambda: anext(parts)):
+            with pytest.raises(RevosAPIError, match="not you"):
+                await ask()
+        with pytest.raises(RevosAPIError, match="not you"):
+            _ = parts.result
+
+
+@pytest.mark.parametrize(
+    ("target", "prompt", "variables"),
+    [(object(), PROMPT, {"text": "x"}), (Fruit, 7, {}), (Fruit, PROMPT, {"tone": "x"})],
+)
+async def test_what_cannot_work_is_refused_on_entering(
+    ex, revos_gateway, target, prompt, variables
+):
+    with pytest.raises(RevosInputError):
+        async with ex.extract_stream(target, prompt, **variables):
+            pytest.fail("entered")
+
+    assert revos_gateway.chat_log.maxlen
+    assert not revos_gateway.chat_log
+
+
+async def test_a_block_that_is_not_entered_was_entered_or_left_says_so(ex):
+    parts = ex.extract_stream(Fruit, PROMPT, text="x")
+
+    with pytest.raises(RevosClosedError, match="`async with`"):
+        await anext(parts)
+    async with parts:
+        with pytest.raises(RevosClosedError, match="make another"):
+            await parts.__aenter__()
+    with pytest.raises(RevosClosedError, match="was left"):
+        await anext(parts)
+
+
+# Leaving early.
+
+
+async def _by_break(parts):
+    async for _ in parts:
+        break
+
+
+async def _by_exception(parts):
+    async for _ in parts:
+        raise ZeroDivisionError
+
+
+async def _by_timeout(parts):
+    with anyio.fail_after(0.05):
+        await all_of(parts)
+
+
+async def _at_once(parts):
+    pass
+
+
+LEAVING = {
+    "break": (_by_break, contextlib.nullcontext),
+    "exception": (_by_exception, lambda: pytest.raises(ZeroDivisionError)),
+    "timeout": (_by_timeout, lambda: pytest.raises(TimeoutError)),
+    "at once": (_at_once, contextlib.nullcontext),
+}
+
+
+@STRATEGIES
+@pytest.mark.parametrize(("leave", "raising"), LEAVING.values(), ids=LEAVING)
+async def test_the_gateway_sees_at_once_that_a_stream_was_left(
+    tm, revos_gateway, strategy, leave, raising
+):
+    revos_gateway.stream_delay = 0.01
+    revos_gateway.chat_script.append(json.dumps(FIG.model_dump()))
+
+    async with tm.extractor("gpt-4", strategy=strategy) as ex:
+        with anyio.fail_after(5), raising():
+            async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+                await leave(parts)
+        began = time.perf_counter()
+        with anyio.fail_after(5):
+            while revos_gateway.in_flight_api_requests:
+                await anyio.sleep(0.001)
+        assert time.perf_counter() - began < 0.1
+        revos_gateway.chat_script.clear()
+        assert isinstance(await ex.extract(Fruit, PROMPT, text="x"), Fruit)
+
+
+async def test_the_manager_is_left_in_the_middle_of_a_stream(revos_gateway):
+    caught = []
+
+    async def read(tm):
+        async with (
+            tm.extractor("gpt-4") as ex,
+            ex.extract_stream(Fruit, PROMPT, text="x") as parts,
+        ):
+            await anext(parts)
+            begun.set()
+            try:
+                await all_of(parts)
+            except RevosClosedError as error:
+                caught.append(error)
+
+    revos_gateway.stream_delay, revos_gateway.chunk_size = 0.002, 1
+    revos_gateway.chat_script.append(json.dumps({"name": "x" * 10_000}))
+    begun = anyio.Event()
+    with anyio.fail_after(5):
+        async with (
+            anyio.create_task_group() as tasks,
+            TokenManager(revos_gateway.config()) as tm,
+        ):
+            tasks.start_soon(read, tm)
+            await begun.wait()
+
+    assert "its block was left" in str(caught[0])
+
+
+def test_a_stream_is_cancelled_anywhere_and_leaves_nothing(everywhere):
+    async def trial(attempt):
+        async with serve_gateway() as gateway:
+            gateway.chunk_size = 30
+            settings = gateway.config(enable_periodic_refresh=False)
+            async with TokenManager(settings) as tm, tm.extractor("gpt-4") as ex:
+
+                async def live():
+                    async with ex.extract_stream(Fruit, PROMPT, text="Fig, 12") as parts:
+                        await all_of(parts)
+                        assert parts.value.weight == 12
+
+                await attempt(live)
+                with anyio.fail_after(5):
+                    await live()
+                assert ex._bound.pace._room.available_tokens == 16
+
+    with frozen_heap():
+        swept = everywhere(trial, exact=False)
+
+    assert swept.count_in("PartialExtraction.__anext__") >= 1
+    assert swept.count_in("Block.__aexit__") >= 1
+    assert swept.slowest < 0.1

@@ -103,7 +103,7 @@ async def complete(
     try:
         message = await llm.ainvoke(list(messages), **options)
     except (openai.OpenAIError, *_MALFORMED) as error:
-        told, cause = api_error(error), strip(error, _token_in(error))
+        told, cause = api_error(error, messages), strip(error, _token_in(error))
     else:
         return _completion_of(message, _held_by(llm))
     # Out here, or the context of the error would be the one that holds the request.
@@ -136,7 +136,7 @@ async def stream(
                 with anyio.CancelScope(shield=True):
                     await on_part(said)
     except (openai.OpenAIError, httpx2.HTTPError, *_MALFORMED) as error:
-        told, cause = api_error(error), strip(error, _token_in(error))
+        told, cause = api_error(error, messages), strip(error, _token_in(error))
     else:
         if whole is not None:
             return _completion_of(whole, _held_by(llm))
@@ -184,7 +184,7 @@ def _completion_of(message: AIMessage, token: str) -> Completion:
     )
 
 
-def api_error(error: Exception) -> RevosError:
+def api_error(error: Exception, messages: Sequence[BaseMessage] = ()) -> RevosError:
     """The error of revos for whatever a request ended in.
 
     The OpenAI client wraps what leaves an auth flow, and LangChain wraps once more: a `RevosError`
@@ -201,7 +201,7 @@ def api_error(error: Exception) -> RevosError:
             status = link
         link = link.__cause__ or link.__context__
     if status is not None:
-        return _refused(status)
+        return _refused(status, messages)
     if isinstance(error, openai.APITimeoutError):
         return RevosAPIError("the gateway did not answer in time", temporary=True)
     if isinstance(error, openai.APIConnectionError):
@@ -227,7 +227,7 @@ def _token_in(error: BaseException) -> list[str]:
     return [token_of(request)] if request is not None else []
 
 
-def _refused(error: openai.APIStatusError) -> RevosAPIError:
+def _refused(error: openai.APIStatusError, messages: Sequence[BaseMessage]) -> RevosAPIError:
     status = error.status_code
     said = error.response.text
     told = error.body.get("message") if isinstance(error.body, dict) else None
@@ -240,7 +240,7 @@ def _refused(error: openai.APIStatusError) -> RevosAPIError:
     return RevosAPIError(
         f"the gateway refused with HTTP {status}: {words} ({what})",
         status_code=status,
-        features=features_in(said),
+        features=features_in(said, [message.text for message in messages]),
         code=redact(error.code, _token_in(error)) if isinstance(error.code, str) else None,
         retry_after=retry_after_of(error.response.headers.get("retry-after")),
         temporary=status in (408, 409, 425, 429) or status >= 500,

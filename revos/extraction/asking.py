@@ -221,7 +221,8 @@ class Asking:
                     pause = policy.pause(failures, bound.manager._random())
                 else:
                     pause = pace.hold(told, bound.manager._random())
-                logger.info("%r: %s; again in %.1f s", bound.name, error, pause)
+                # Not the gateway's words: they may repeat the prompt.
+                logger.info("%r: %s; again in %.1f s", bound.name, _brief(error), pause)
             else:
                 pace.succeeded()
                 return completion
@@ -266,6 +267,14 @@ def _told(error: RevosAPIError | RevosTokenError) -> float | None:
     """Seconds to wait, where the gateway or the manager knows them."""
     told: float | None = getattr(error, "retry_after", None)
     return told
+
+
+def _brief(error: RevosAPIError | RevosTokenError) -> str:
+    if isinstance(error, RevosTokenError):
+        return "no token could be had"
+    if error.status_code is None:
+        return "the gateway could not be reached"
+    return f"the gateway refused with HTTP {error.status_code}"
 
 
 def _is_busy(error: RevosError) -> bool:

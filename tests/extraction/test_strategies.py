@@ -362,6 +362,26 @@ async def test_a_result_tells_what_it_cost(tm, revos_gateway, strategy):
     assert strategies_of(revos_gateway) == [strategy]
 
 
+async def test_nothing_of_prompts_answers_and_tokens_is_in_our_logs(revos_gateway, caplog):
+    revos_gateway.unsupported |= {"json_schema", "tools"}
+
+    with caplog.at_level(logging.DEBUG):
+        async with (
+            TokenManager(revos_gateway.config(max_retries=3)) as patient,
+            patient.extractor("gpt-4") as gpt4,
+        ):
+            secrets = ["Ada-of-the-prompt", "Bob-of-the-answer", await patient.get_token()]
+            body = " ".join(secrets).encode()
+            busy = Answer(status=503, body=body, headers={"retry-after": "0"})
+            revos_gateway.chat_script.extend([busy, "Bob-of-the-answer"])
+            await gpt4.extract(Person, PROMPT, text=f"{secrets[0]}, 36, London")
+
+    ours = [r.getMessage() for r in caplog.records if r.name.split(".")[0] == "revos"]
+    assert [r for r in ours if "again in" in r]
+    assert [r for r in ours if "refuses" in r]
+    assert [(r, s) for r in ours for s in secrets if s in r] == []
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

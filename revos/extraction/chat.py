@@ -7,6 +7,7 @@ late, in a thread. Its coroutines run on asyncio, which is what LangChain's run 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -15,11 +16,12 @@ import anyio
 import httpx2
 import openai
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatResult
 from langchain_openai import ChatOpenAI
 
 from revos.auth import BearerAuth, token_of
 from revos.config import ModelConfig
-from revos.errors import RevosAPIError, RevosError, own_copy
+from revos.errors import RevosAPIError, RevosError, RevosInputError, own_copy
 from revos.extraction.answers import Completion, Usage
 from revos.extraction.strategies import features_in
 from revos.http_headers import retry_after_of
@@ -47,6 +49,41 @@ class _SyncClient(openai.OpenAI):
     @property
     def custom_auth(self) -> Any:
         return self.auth
+
+
+class _ChatModel(ChatOpenAI):
+    """Takes what models say in place of a call's arguments: an object not encoded, one encoded
+    twice, a list. LangChain's messages hold encoded objects only, and what such an answer cost
+    would be lost; so it is handed on as a text.
+    """
+
+    def _create_chat_result(
+        self, response: Any, generation_info: dict[str, Any] | None = None
+    ) -> ChatResult:
+        for choice in getattr(response, "choices", None) or ():
+            message: Any = getattr(choice, "message", None)
+            for call in getattr(message, "tool_calls", None) or ():
+                arguments = getattr(getattr(call, "function", None), "arguments", None)
+                if arguments is not None and not _is_object(arguments):
+                    message.tool_calls = None
+                    message.content = _as_text(arguments)
+                    break
+        return super()._create_chat_result(response, generation_info)
+
+
+def _is_object(arguments: object) -> bool:
+    """Or no JSON, of which LangChain makes an invalid call."""
+    if not isinstance(arguments, str):
+        return False
+    try:
+        return isinstance(json.loads(arguments, strict=False), dict)
+    except (ValueError, RecursionError):
+        return True
+
+
+def _as_text(arguments: object) -> str:
+    decoded = json.loads(arguments, strict=False) if isinstance(arguments, str) else arguments
+    return decoded if isinstance(decoded, str) else _json(decoded)
 
 
 def make_llm(
@@ -78,7 +115,7 @@ def make_llm(
         "frequency_penalty": config.frequency_penalty,
         "presence_penalty": config.presence_penalty,
     }
-    return ChatOpenAI(
+    return _ChatModel(
         model=config.model,
         base_url=base_url,
         api_key=NO_KEY,  # type: ignore[arg-type]  # pydantic makes the SecretStr
@@ -103,9 +140,10 @@ async def complete(
     try:
         message = await llm.ainvoke(list(messages), **options)
     except (openai.OpenAIError, *_MALFORMED) as error:
-        told, cause = api_error(error, messages), strip(error, _token_in(error))
+        told = api_error(error, messages, _held_by(llm))
+        cause = strip(error, [*_token_in(error), _held_by(llm)])
     else:
-        return _completion_of(message, _held_by(llm))
+        return _completion_of(message, _held_by(llm), _tool_in(options))
     # Out here, or the context of the error would be the one that holds the request.
     raise told from cause
 
@@ -136,10 +174,11 @@ async def stream(
                 with anyio.CancelScope(shield=True):
                     await on_part(said)
     except (openai.OpenAIError, httpx2.HTTPError, *_MALFORMED) as error:
-        told, cause = api_error(error, messages), strip(error, _token_in(error))
+        told = api_error(error, messages, _held_by(llm))
+        cause = strip(error, [*_token_in(error), _held_by(llm)])
     else:
         if whole is not None:
-            return _completion_of(whole, _held_by(llm))
+            return _completion_of(whole, _held_by(llm), _tool_in(options))
         told, cause = RevosAPIError("the gateway's answer has no parts", temporary=True), None
     raise told from cause
 
@@ -161,21 +200,19 @@ def _held_by(llm: ChatOpenAI) -> str:
     return client.auth.held_value() if client.auth is not None else ""
 
 
-def _completion_of(message: AIMessage, token: str) -> Completion:
+def _completion_of(message: AIMessage, token: str, tool: str | None) -> Completion:
     """What stands in the message; nothing of the token, were it sent back in it: an answer that
     does not fit stands in an error.
+
+    :param tool: the name of the one that was to be called
     """
-    answer: str | None = message.text or None
-    if message.tool_calls:
-        answer = json.dumps(message.tool_calls[0]["args"], ensure_ascii=False)
-    elif message.invalid_tool_calls:
-        answer = message.invalid_tool_calls[0]["args"]
-    refusal = message.additional_kwargs.get("refusal")
+    answer = _call_of(message, tool) or message.text or None
+    refusal = message.additional_kwargs.get("refusal") or _refusal_part(message)
     said = message.response_metadata
     counted = message.usage_metadata
     return Completion(
         answer=None if answer is None else without_token(answer, token),
-        finish_reason=said.get("finish_reason"),
+        finish_reason=_FINISH_REASONS.get(str(said.get("finish_reason")).lower()),
         refusal=redact(str(refusal), [token]) if refusal else None,
         usage=Usage(counted["input_tokens"], counted["output_tokens"], counted["total_tokens"])
         if counted
@@ -184,7 +221,53 @@ def _completion_of(message: AIMessage, token: str) -> Completion:
     )
 
 
-def api_error(error: Exception, messages: Sequence[BaseMessage] = ()) -> RevosError:
+_HALVES = re.compile("[\ud800-\udfff]")
+
+# What gateways say in place of what the OpenAI API has.
+_FINISH_REASONS = {
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "content_filter": "content_filter",
+    "safety": "content_filter",
+}
+
+
+def _call_of(message: AIMessage, tool: str | None) -> str | None:
+    """The arguments (JSON) of the call of this tool, else of the first one, where there is any that
+    says something; of `function_call`, where a gateway knows no other.
+    """
+    calls: list[tuple[str | None, str | None]] = [
+        (call["name"], _json(call["args"]) if call["args"] else None) for call in message.tool_calls
+    ]
+    calls += [(call["name"], call["args"]) for call in message.invalid_tool_calls]
+    if legacy := message.additional_kwargs.get("function_call"):
+        calls.append((legacy.get("name"), legacy.get("arguments")))
+    said = [(name, arguments) for name, arguments in calls if arguments]
+    if not said:
+        return "{}" if message.tool_calls and not message.text.strip() else None
+    return next((arguments for name, arguments in said if name == tool), said[0][1])
+
+
+def _json(value: Any) -> str:
+    """JSON that can be sent: half of a character stays escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isascii() or not _HALVES.search(text) else json.dumps(value)
+
+
+def _refusal_part(message: AIMessage) -> str | None:
+    parts = [part for part in message.content if isinstance(part, dict)]
+    return next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
+
+
+def _tool_in(options: dict[str, Any]) -> str | None:
+    tools = options.get("tools")
+    return str(tools[0]["function"]["name"]) if tools else None
+
+
+def api_error(
+    error: Exception, messages: Sequence[BaseMessage] = (), token: str = ""
+) -> RevosError:
     """The error of revos for whatever a request ended in.
 
     The OpenAI client wraps what leaves an auth flow, and LangChain wraps once more: a `RevosError`
@@ -200,17 +283,39 @@ def api_error(error: Exception, messages: Sequence[BaseMessage] = ()) -> RevosEr
         if status is None and isinstance(link, openai.APIStatusError):
             status = link
         link = link.__cause__ or link.__context__
-    if status is not None:
-        return _refused(status, messages)
+    return _refused(status, messages) if status is not None else _unexpected(error, token)
+
+
+def _unexpected(error: Exception, token: str) -> RevosError:
     if isinstance(error, openai.APITimeoutError):
         return RevosAPIError("the gateway did not answer in time", temporary=True)
     if isinstance(error, openai.APIConnectionError):
         return _unreachable(error.__cause__ or error)
     if isinstance(error, httpx2.HTTPError):  # In the middle of a stream.
         return _unreachable(error)
+    if isinstance(error, UnicodeEncodeError):
+        return RevosInputError("the prompt has half of a character (a lone surrogate) in it")
+    if isinstance(error, ValueError) and error.args and isinstance(error.args[0], dict):
+        return _error_in_answer(error.args[0], token)
     return RevosAPIError(
         f"the gateway's answer is no chat completion ({type(error).__name__}): check REVOS_BASE_URL"
     )
+
+
+def _error_in_answer(told: dict[str, Any], token: str) -> RevosAPIError:
+    """Some gateways that ask others answer 200 with the error of those."""
+    code = told.get("code")
+    status = code if isinstance(code, int) and 400 <= code < 600 else 200
+    words = redact(str(told.get("message") or told), [token])
+    return RevosAPIError(
+        f"the gateway answered with an error in place of a completion: {words}",
+        status_code=status,
+        temporary=_passes(status),
+    )
+
+
+def _passes(status: int) -> bool:
+    return status in (408, 409, 425, 429) or status >= 500
 
 
 def _unreachable(error: BaseException) -> RevosAPIError:
@@ -243,7 +348,7 @@ def _refused(error: openai.APIStatusError, messages: Sequence[BaseMessage]) -> R
         features=features_in(said, [message.text for message in messages]),
         code=redact(error.code, _token_in(error)) if isinstance(error.code, str) else None,
         retry_after=retry_after_of(error.response.headers.get("retry-after")),
-        temporary=status in (408, 409, 425, 429) or status >= 500,
+        temporary=_passes(status),
     )
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import anyio
 import httpx2
+import langchain_openai
 import openai
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatResult
-from langchain_openai import ChatOpenAI
 
 from revos.auth import BearerAuth, token_of
 from revos.config import ModelConfig
@@ -51,10 +51,10 @@ class _SyncClient(openai.OpenAI):
         return self.auth
 
 
-class _ChatModel(ChatOpenAI):
-    """Takes what models say in place of a call's arguments: an object not encoded, one encoded
-    twice, a list. LangChain's messages hold encoded objects only, and what such an answer cost
-    would be lost; so it is handed on as a text.
+class ChatOpenAI(langchain_openai.ChatOpenAI):
+    """As it is, and by its own name in traces; but it takes what models say in place of a call's
+    arguments: an object not encoded, one encoded twice, a list. LangChain's messages hold encoded
+    objects only, and what such an answer cost would be lost; so it is handed on as a text.
     """
 
     def _create_chat_result(
@@ -115,7 +115,7 @@ def make_llm(
         "frequency_penalty": config.frequency_penalty,
         "presence_penalty": config.presence_penalty,
     }
-    return _ChatModel(
+    return ChatOpenAI(
         model=config.model,
         base_url=base_url,
         api_key=NO_KEY,  # type: ignore[arg-type]  # pydantic makes the SecretStr

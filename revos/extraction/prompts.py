@@ -39,9 +39,11 @@ class Prompt:
             raise self._misfit(frozenset(given))
         try:
             return self.template.format_prompt(**variables).to_messages()
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        # Values and partial variables are of the user's, and so is what they raise.
+        except Exception as error:
             raise RevosInputError(
-                f"the prompt can't be filled ({type(error).__name__}): check its format fields"
+                f"the prompt can't be filled ({type(error).__name__}): check its format fields and "
+                "its values"
             ) from error
 
     def variables_of(self, document: object) -> Mapping[str, object]:
@@ -72,6 +74,8 @@ class Prompt:
             )
             if names
         ]
+        if not all(map(str.isidentifier, self.needed - given)):
+            problems.append("double literal braces")
         return RevosInputError(
             f"the prompt's variables do not fit ({'; '.join(problems)}); "
             f"it has: {', '.join(sorted(self.known)) or 'none'}"
@@ -89,6 +93,10 @@ def prompt_of(prompt: Any) -> Prompt:
     optional = set(getattr(template, "optional_variables", ()))
     needed = set(template.input_variables) - optional
     known = needed | optional | set(template.partial_variables)
+    if "" in known:
+        raise RevosInputError("the prompt has a field without a name: {}; name each, like {text}")
+    if "self" in known:
+        raise RevosInputError("LangChain takes no variable that is named self: name it otherwise")
     return Prompt(template, frozenset(needed), frozenset(known))
 
 
@@ -97,9 +105,15 @@ def with_instruction(messages: list[BaseMessage], text: str) -> list[BaseMessage
     else, and take one only.
     """
     first = messages[0] if messages else None
-    if isinstance(first, SystemMessage) and isinstance(first.content, str):
-        return [SystemMessage(f"{first.content}\n\n{text}"), *messages[1:]]
-    return [SystemMessage(text), *messages]
+    if not isinstance(first, SystemMessage):
+        return [SystemMessage(text), *messages]
+    content: Any = (
+        f"{first.content}\n\n{text}"
+        if isinstance(first.content, str)
+        else [*first.content, {"type": "text", "text": text}]
+    )
+    # A copy, since it may be the developer's message, which is another role.
+    return [first.model_copy(update={"content": content}), *messages[1:]]
 
 
 def _template_of(prompt: Any) -> BasePromptTemplate[Any]:

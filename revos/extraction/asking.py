@@ -147,10 +147,9 @@ class Asking:
 
     async def _complete(self, messages: list[BaseMessage]) -> Completion:
         """The completion by the first strategy that the gateway takes."""
-        steps, remembered = self.bound.steps, self.bound.runtime.remembered
-        step = remembered.get(self.bound.config, steps[0])
-        if step not in steps:
-            step = steps[0]
+        steps = self.bound.steps
+        step = self._first_step()
+        refused: list[Step] = []
         while True:
             try:
                 completion = await self._complete_by(step, messages)
@@ -158,22 +157,30 @@ class Asking:
                 following = next_step(steps, step, error)
                 if following is None:
                     raise await self._with_model_ids(error) from error.__cause__
+                refused.append(step)
+                step = later(following, self._first_step())
             else:
                 self._strategy, self._raw = step, completion.answer
                 self._attempts += 1
                 self._usage += completion.usage
                 self._model = completion.model or self._model
+                self._remember(refused, step)
                 return completion
-            self._remember(step, following)
-            step = following
 
-    def _remember(self, refused: Step, following: Step) -> None:
+    def _first_step(self) -> Step:
+        step = self.bound.runtime.remembered.get(self.bound.config)
+        return step if step in self.bound.steps else self.bound.steps[0]
+
+    def _remember(self, refused: list[Step], served: Step) -> None:
+        """Once the gateway has taken the same request another way: then it was the feature."""
         remembered = self.bound.runtime.remembered
-        before = remembered.get(self.bound.config, refused)
-        remembered[self.bound.config] = later(before, following)
-        if remembered[self.bound.config] != before:
+        if refused and remembered.get(self.bound.config) in (None, *refused):
+            remembered[self.bound.config] = served
             logger.info(
-                "the gateway refuses %s for %r: using %s", refused, self.bound.name, following
+                "the gateway refuses %s for %r: using %s",
+                " and ".join(refused),
+                self.bound.name,
+                served,
             )
 
     async def _complete_by(self, step: Step, messages: list[BaseMessage]) -> Completion:
@@ -219,7 +226,8 @@ class Asking:
                     pause = policy.pause(in_a_row, bound.manager._random())
                 else:
                     pause = pace.hold(told, bound.manager._random())
-                logger.info("%r: %s; again in %.1f s", bound.name, error, pause)
+                # Not the gateway's words: they may repeat the prompt.
+                logger.info("%r: %s; again in %.1f s", bound.name, _brief(error), pause)
             else:
                 pace.succeeded()
                 return completion
@@ -270,6 +278,14 @@ def _told(error: RevosAPIError | RevosTokenError) -> float | None:
     """Seconds to wait, where the gateway or the manager knows them."""
     told: float | None = getattr(error, "retry_after", None)
     return told
+
+
+def _brief(error: RevosAPIError | RevosTokenError) -> str:
+    if isinstance(error, RevosTokenError):
+        return "no token could be had"
+    if error.status_code is None:
+        return "the gateway could not be reached"
+    return f"the gateway refused with HTTP {error.status_code}"
 
 
 def _is_busy(error: RevosError) -> bool:

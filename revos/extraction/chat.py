@@ -7,6 +7,7 @@ late, in a thread. Its coroutines run on asyncio, which is what LangChain's run 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
@@ -16,11 +17,11 @@ import httpx2
 import langchain_openai
 import openai
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from revos.auth import BearerAuth, token_of
 from revos.config import ModelConfig
-from revos.errors import RevosAPIError, RevosError, own_copy
+from revos.errors import RevosAPIError, RevosError, RevosInputError, own_copy
 from revos.extraction.answers import Completion, Usage
 from revos.extraction.strategies import features_in
 from revos.http_headers import retry_after_of
@@ -58,7 +59,24 @@ class _SyncClient(_WithAuth, openai.OpenAI):
 
 
 class ChatOpenAI(langchain_openai.ChatOpenAI):
-    """As it is, and by its own name in traces; but the words of a refusal are kept in a stream."""
+    """As it is, and by its own name in traces; but it takes what models say in place of a call's
+    arguments: an object not encoded, one encoded twice, a list. LangChain's messages hold encoded
+    objects only, and what such an answer cost would be lost; so it is handed on as a text. And the
+    words of a refusal are kept in a stream.
+    """
+
+    def _create_chat_result(
+        self, response: Any, generation_info: dict[str, Any] | None = None
+    ) -> ChatResult:
+        for choice in getattr(response, "choices", None) or ():
+            message: Any = getattr(choice, "message", None)
+            for call in getattr(message, "tool_calls", None) or ():
+                arguments = getattr(getattr(call, "function", None), "arguments", None)
+                if arguments is not None and not _is_object(arguments):
+                    message.tool_calls = None
+                    message.content = _as_text(arguments)
+                    break
+        return super()._create_chat_result(response, generation_info)
 
     def _convert_chunk_to_generation_chunk(
         self, chunk: dict[str, Any], *args: Any, **kwargs: Any
@@ -68,6 +86,21 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
         if converted is not None and delta and delta.get("refusal"):
             converted.message.additional_kwargs["refusal"] = delta["refusal"]
         return converted
+
+
+def _is_object(arguments: object) -> bool:
+    """Or no JSON, of which LangChain makes an invalid call."""
+    if not isinstance(arguments, str):
+        return False
+    try:
+        return isinstance(json.loads(arguments, strict=False), dict)
+    except (ValueError, RecursionError):
+        return True
+
+
+def _as_text(arguments: object) -> str:
+    decoded = json.loads(arguments, strict=False) if isinstance(arguments, str) else arguments
+    return decoded if isinstance(decoded, str) else _json(decoded)
 
 
 def make_llm(
@@ -129,9 +162,11 @@ async def complete(
     except RevosError as error:
         told, cause = own_copy(error), error.__cause__
     except (openai.OpenAIError, *_MALFORMED) as error:
-        told, cause = api_error(error), strip(error, _token_in(error))
+        tokens = {held, _held_by(llm)}
+        told = api_error(error, messages, tokens)
+        cause = strip(error, _secrets(error, tokens))
     else:
-        return _completion_of(message, {held, _held_by(llm)})
+        return _completion_of(message, {held, _held_by(llm)}, _tool_in(options))
     # Out here, or the context of the error would be the one that holds the request. And a copy in
     # any case: the frames of the first one hold it, too.
     raise told from cause
@@ -166,10 +201,12 @@ async def stream(
     except RevosError as error:
         told, cause = own_copy(error), error.__cause__
     except (openai.OpenAIError, httpx2.HTTPError, *_MALFORMED) as error:
-        told, cause = api_error(error), strip(error, _token_in(error))
+        tokens = {held, _held_by(llm)}
+        told = api_error(error, messages, tokens)
+        cause = strip(error, _secrets(error, tokens))
     else:
         if whole is not None:
-            return _completion_of(whole, {held, _held_by(llm)})
+            return _completion_of(whole, {held, _held_by(llm)}, _tool_in(options))
         told, cause = RevosAPIError("the gateway's answer has no parts", temporary=True), None
     raise told from cause
 
@@ -191,16 +228,16 @@ def _held_by(llm: ChatOpenAI) -> AccessToken | None:
     return client.auth.held() if client.auth is not None else None
 
 
-def _completion_of(message: AIMessage, tokens: Collection[AccessToken | None]) -> Completion:
+def _completion_of(
+    message: AIMessage, tokens: Collection[AccessToken | None], tool: str | None
+) -> Completion:
     """What stands in the message; nothing of the tokens, were one sent back in it: an answer that
     does not fit stands in an error.
+
+    :param tool: the name of the one that was to be called
     """
-    answer: str | None = message.text or None
-    if message.tool_calls:
-        answer = json.dumps(message.tool_calls[0]["args"], ensure_ascii=False)
-    elif message.invalid_tool_calls:
-        answer = message.invalid_tool_calls[0]["args"]
-    refusal = message.additional_kwargs.get("refusal")
+    answer = _call_of(message, tool) or message.text or None
+    refusal = message.additional_kwargs.get("refusal") or _refusal_part(message)
     for token in tokens:
         if answer is not None and token is not None:
             answer = without_token(answer, token.value)
@@ -209,7 +246,7 @@ def _completion_of(message: AIMessage, tokens: Collection[AccessToken | None]) -
     said, counted = message.response_metadata, message.usage_metadata
     return Completion(
         answer=answer,
-        finish_reason=said.get("finish_reason"),
+        finish_reason=_FINISH_REASONS.get(str(said.get("finish_reason")).lower()),
         refusal=redact(str(refusal), ()) if refusal else None,
         usage=Usage(counted["input_tokens"], counted["output_tokens"], counted["total_tokens"])
         if counted
@@ -218,7 +255,55 @@ def _completion_of(message: AIMessage, tokens: Collection[AccessToken | None]) -
     )
 
 
-def api_error(error: Exception) -> RevosError:
+_HALVES = re.compile("[\ud800-\udfff]")
+
+# What gateways say in place of what the OpenAI API has.
+_FINISH_REASONS = {
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "content_filter": "content_filter",
+    "safety": "content_filter",
+}
+
+
+def _call_of(message: AIMessage, tool: str | None) -> str | None:
+    """The arguments (JSON) of the call of this tool, else of the first one, where there is any that
+    says something; of `function_call`, where a gateway knows no other.
+    """
+    calls: list[tuple[str | None, str | None]] = [
+        (call["name"], _json(call["args"]) if call["args"] else None) for call in message.tool_calls
+    ]
+    calls += [(call["name"], call["args"]) for call in message.invalid_tool_calls]
+    if legacy := message.additional_kwargs.get("function_call"):
+        calls.append((legacy.get("name"), legacy.get("arguments")))
+    said = [(name, arguments) for name, arguments in calls if arguments]
+    if not said:
+        return "{}" if message.tool_calls and not message.text.strip() else None
+    return next((arguments for name, arguments in said if name == tool), said[0][1])
+
+
+def _json(value: Any) -> str:
+    """JSON that can be sent: half of a character stays escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isascii() or not _HALVES.search(text) else json.dumps(value)
+
+
+def _refusal_part(message: AIMessage) -> str | None:
+    parts = [part for part in message.content if isinstance(part, dict)]
+    return next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
+
+
+def _tool_in(options: dict[str, Any]) -> str | None:
+    tools = options.get("tools")
+    return str(tools[0]["function"]["name"]) if tools else None
+
+
+def api_error(
+    error: Exception,
+    messages: Sequence[BaseMessage] = (),
+    tokens: Collection[AccessToken | None] = (),
+) -> RevosError:
     """The error of revos for whatever a request ended in.
 
     The OpenAI client may wrap what leaves an auth flow, and LangChain wraps once more: a
@@ -236,19 +321,42 @@ def api_error(error: Exception) -> RevosError:
             told = link
         link = link.__cause__ or link.__context__
     if isinstance(told, openai.APIStatusError):
-        return _refused(told)
-    if isinstance(told, openai.APITimeoutError):
+        return _refused(told, messages)
+    return _unexpected(error if told is None else told, tokens)
+
+
+def _unexpected(error: Exception, tokens: Collection[AccessToken | None]) -> RevosError:
+    if isinstance(error, openai.APITimeoutError):
         return RevosAPIError("the gateway did not answer in time", temporary=True)
-    broken = error if told is None else told
     # In the middle of a stream it is of httpx2.
-    if isinstance(broken, openai.APIConnectionError | httpx2.HTTPError):
-        return _unreachable(broken.__cause__ or broken)
-    if type(told) is openai.APIError:  # As an event of a stream.
-        words = redact(told.message, _token_in(told))
+    if isinstance(error, openai.APIConnectionError | httpx2.HTTPError):
+        return _unreachable(error.__cause__ or error)
+    if type(error) is openai.APIError:  # As an event of a stream.
+        words = redact(error.message, _secrets(error, tokens))
         return RevosAPIError(f"the gateway broke its answer off: {words}", temporary=True)
+    if isinstance(error, UnicodeEncodeError):
+        return RevosInputError("the prompt has half of a character (a lone surrogate) in it")
+    if isinstance(error, ValueError) and error.args and isinstance(error.args[0], dict):
+        return _error_in_answer(error.args[0], tokens)
     return RevosAPIError(
         f"the gateway's answer is no chat completion ({type(error).__name__}): check REVOS_BASE_URL"
     )
+
+
+def _error_in_answer(told: dict[str, Any], tokens: Collection[AccessToken | None]) -> RevosAPIError:
+    """Some gateways that ask others answer 200 with the error of those."""
+    code = told.get("code")
+    status = code if isinstance(code, int) and 400 <= code < 600 else 200
+    words = redact(str(told.get("message") or told), _values_of(tokens))
+    return RevosAPIError(
+        f"the gateway answered with an error in place of a completion: {words}",
+        status_code=status,
+        temporary=_passes(status),
+    )
+
+
+def _passes(status: int) -> bool:
+    return status in (408, 409, 425, 429) or status >= 500
 
 
 def _unreachable(error: BaseException) -> RevosAPIError:
@@ -265,7 +373,15 @@ def _token_in(error: BaseException) -> list[str]:
     return [token_of(request)] if request is not None else []
 
 
-def _refused(error: openai.APIStatusError) -> RevosAPIError:
+def _secrets(error: BaseException, tokens: Collection[AccessToken | None]) -> list[str]:
+    return [*_token_in(error), *_values_of(tokens)]
+
+
+def _values_of(tokens: Collection[AccessToken | None]) -> list[str]:
+    return [token.value for token in tokens if token is not None]
+
+
+def _refused(error: openai.APIStatusError, messages: Sequence[BaseMessage]) -> RevosAPIError:
     status = error.status_code
     said = error.response.text
     told = error.body.get("message") if isinstance(error.body, dict) else None
@@ -278,10 +394,10 @@ def _refused(error: openai.APIStatusError) -> RevosAPIError:
     return RevosAPIError(
         f"the gateway refused with HTTP {status}: {words} ({what})",
         status_code=status,
-        features=features_in(said),
+        features=features_in(said, [message.text for message in messages]),
         code=redact(error.code, _token_in(error)) if isinstance(error.code, str) else None,
         retry_after=retry_after_of(error.response.headers.get("retry-after")),
-        temporary=status in (408, 409, 425, 429) or status >= 500,
+        temporary=_passes(status),
     )
 
 

@@ -1,4 +1,8 @@
-"""JSON in what a model says: in fences, in prose, after its thoughts. Nothing is ever evaluated."""
+"""JSON in what a model says: in fences, in prose, after its thoughts. Nothing is ever evaluated.
+
+What stands inside of a value that is not well-formed is never taken for the answer: of an object
+with one comma too many, an inner one may fit the target as well, and be somebody else.
+"""
 
 from __future__ import annotations
 
@@ -12,32 +16,63 @@ __all__ = ["json_values", "known_so_far"]
 
 _THOUGHTS = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
 _UNFINISHED_THOUGHT = re.compile(r"<think(?:ing)?>")
-_START = re.compile(r"[\[{]")
+# Some chat templates put the opening tag into the prompt, so that only the closing one is said.
+_END_OF_THOUGHTS = ("</think>", "</thinking>")
+_FENCED = re.compile(r"```[\w+-]*(.*?)```", re.DOTALL)
+# Where somebody began to write JSON, be it well or badly: a bracket of the prose is none.
+_START = re.compile(
+    r"""\{(?=\s*(?:["'}]|//|/\*|\w+\s*:))|\[(?=\s*(?:["'\[{\]]|//|/\*|-?\d|true\b|false\b|null\b))"""
+)
+_PIECE = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
-# Each costs up to the length of the text, where brackets are opened and never closed.
+# Each is read, and each that does not fit is an error.
 MOST_STARTS = 200
+# More is taken for a value without an end.
+MOST_PIECES = 50_000
 
 
 def json_values(text: str) -> Iterator[str]:
-    r"""The JSON values of a text: all of it, where it is one, else the objects and arrays that
-    stand in it, first one first, each as it is spelt.
+    r"""The JSON values of a text: all of it, where it is one, else what is fenced, then the objects
+    and arrays that stand in it, first one first, each as it is spelt.
 
-    >>> list(json_values('Sure! ```json\n{"name": "Ada"}\n``` That is [1] all.'))
-    ['{"name": "Ada"}', '[1]']
+    >>> list(json_values('See [1]. ```json\n{"name": "Ada"}\n``` That is all.'))
+    ['{"name": "Ada"}', '[1]', '{"name": "Ada"}']
     """
-    text = _THOUGHTS.sub("", text).strip()
     decoder = json.JSONDecoder()
+    text = _bare(text)
     if _end_of_value(decoder, text, 0) == len(text):
         yield text
         return
-    past = 0
-    for start in islice(_START.finditer(text), MOST_STARTS):
-        if start.start() < past:
-            continue
-        end = _end_of_value(decoder, text, start.start())
-        if end is not None:
-            past = end
-            yield text[start.start() : end]
+    said = text
+    for end in _END_OF_THOUGHTS:
+        said = said.rpartition(end)[2]
+    found = False
+    for value in _values_in(decoder, said):
+        found = True
+        yield value
+    if not found and said != text:
+        yield from _values_in(decoder, text)
+
+
+def _values_in(decoder: json.JSONDecoder, text: str) -> Iterator[str]:
+    for match in islice(_FENCED.finditer(text), MOST_STARTS):
+        fenced = _bare(match[1])
+        if fenced and _end_of_value(decoder, fenced, 0) == len(fenced):
+            yield fenced
+    past: int | None = 0
+    for _ in range(MOST_STARTS):
+        start = None if past is None else _START.search(text, past)
+        if start is None:
+            return
+        past = _end_of_value(decoder, text, start.start())
+        if past is not None:
+            yield text[start.start() : past]
+        else:
+            past = _end_of_brackets(text, start.start())
+
+
+def _bare(text: str) -> str:
+    return text.strip().removeprefix("\ufeff").strip()
 
 
 def known_so_far(text: str, fits: Callable[[str], bool], starts: str = "[{") -> Any:
@@ -87,3 +122,13 @@ def _end_of_value(decoder: json.JSONDecoder, text: str, start: int) -> int | Non
         return decoder.raw_decode(text, start)[1]
     except (ValueError, RecursionError):
         return None
+
+
+def _end_of_brackets(text: str, start: int) -> int | None:
+    """Where the bracket that opens here is closed, however wrong it is in between."""
+    depth = 0
+    for piece in islice(_PIECE.finditer(text, start), MOST_PIECES):
+        depth += (piece[0] in "[{") - (piece[0] in "]}")
+        if depth == 0:
+            return piece.end()
+    return None

@@ -34,14 +34,15 @@ class Prompt:
 
         :raises RevosInputError: a variable is missing or unknown, or it can't be filled with them
         """
-        # The code of a document's own values runs here, which may raise anything.
+        # Values, partial variables and the document are of the user's, and so is what they raise.
         try:
             given = frozenset(variables.keys())
             if self.needed <= given <= self.known:
                 return self.template.format_prompt(**variables).to_messages()
         except Exception as error:
             raise RevosInputError(
-                f"the prompt can't be filled ({type(error).__name__}): check its format fields"
+                f"the prompt can't be filled ({type(error).__name__}): check its format fields and "
+                "its values"
             ) from error
         raise self._misfit(given)
 
@@ -73,6 +74,8 @@ class Prompt:
             )
             if names
         ]
+        if not all(map(str.isidentifier, self.needed - given)):
+            problems.append("double literal braces")
         return RevosInputError(
             f"the prompt's variables do not fit ({'; '.join(problems)}); "
             f"it has: {', '.join(sorted(self.known)) or 'none'}"
@@ -97,9 +100,15 @@ def with_instruction(messages: list[BaseMessage], text: str) -> list[BaseMessage
     else, and take one only.
     """
     first = messages[0] if messages else None
-    if isinstance(first, SystemMessage) and isinstance(first.content, str):
-        return [SystemMessage(f"{first.content}\n\n{text}"), *messages[1:]]
-    return [SystemMessage(text), *messages]
+    if not isinstance(first, SystemMessage):
+        return [SystemMessage(text), *messages]
+    content: Any = (
+        f"{first.content}\n\n{text}"
+        if isinstance(first.content, str)
+        else [*first.content, {"type": "text", "text": text}]
+    )
+    # A copy, since it may be the developer's message, which is another role.
+    return [first.model_copy(update={"content": content}), *messages[1:]]
 
 
 def _template_of(prompt: Any) -> BasePromptTemplate[Any]:

@@ -8,6 +8,9 @@ schema stands in the prompt.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from revos.errors import RevosAPIError, RevosInputError
@@ -33,14 +36,26 @@ Strategy = Literal["auto", "json_schema", "tools", "json_text"]
 STEPS: tuple[Step, ...] = get_args(Step)
 
 # What a gateway's refusal of the feature has in its text, param or code.
-_NAMES: dict[Step, tuple[str, ...]] = {
-    "json_schema": ("response_format", "json_schema", "structured output"),
-    "tools": ("tool", "function"),
-    "json_text": (),
+_NAMES: dict[Step, re.Pattern[str]] = {
+    "json_schema": re.compile(
+        r"response[_ ]?(format|schema|mime_?type)|output[_ ](format|config)|json[_ -]?(schema|mode)"
+        r"|structured[_ ]?output|guided[_ ](json|decoding)|\bgrammar\b"
+    ),
+    # Not what is functional.
+    "tools": re.compile(
+        r"(?<![a-z])(tool|function)s?(?![a-z])|(tool|function)(choice|config|call)"
+    ),
+    "json_text": re.compile(r"(?!)"),
 }
-# Refusals of what was sent, whose texts may name anything: OpenAI's of a long prompt tells how many
+# Refusals of what was sent, whose words may name anything: OpenAI's of a long prompt tells how many
 # of its tokens are in functions.
-_OF_THE_CONTENT = ("context_length_exceeded", "content_filter", "content_policy_violation")
+_OF_THE_CONTENT = re.compile(
+    r"context[_ ]?(length|window)|content[_ ]?(filter|polic|management)|maximum context"
+)
+# FastAPI sends back what was sent.
+_ECHO = "input"
+# Shorter ones may stand in it by chance.
+SHORTEST_ECHO = 20
 
 
 def steps_of(strategy: Strategy) -> tuple[Step, ...]:
@@ -61,8 +76,6 @@ def next_step(steps: tuple[Step, ...], refused: Step, error: RevosAPIError) -> S
     """
     if error.status_code not in (400, 422) or refused not in error.features:
         return None
-    if error.code in _OF_THE_CONTENT:
-        return None
     further = steps[steps.index(refused) + 1 :]
     return further[0] if further else None
 
@@ -76,14 +89,34 @@ def later(one: Step, other: Step) -> Step:
     return max(one, other, key=STEPS.index)
 
 
-def features_in(words: str) -> tuple[str, ...]:
-    """The features that a gateway's answer names, wherever in it.
+def features_in(words: str, sent: Iterable[str] = ()) -> tuple[str, ...]:
+    """The features that a gateway's refusal names, wherever in it but where it repeats the prompt;
+    none where it refuses what is in the prompt.
+
+    :param sent: the texts of the prompt
 
     >>> features_in('{"detail": [{"loc": ["body", "response_format"], "msg": "not permitted"}]}')
     ('json_schema',)
     """
+    if words.lstrip().startswith("<"):
+        return ()  # A page of some proxy's, with scripts.
+    with suppress(ValueError, RecursionError):
+        words = json.dumps(_without_echoes(json.loads(words)), ensure_ascii=False)
+    for text in map(str.strip, sent):
+        for form in (text, json.dumps(text, ensure_ascii=False)[1:-1], repr(text)[1:-1]):
+            words = words.replace(form, " ") if len(text) >= SHORTEST_ECHO else words
     words = words.lower()
-    return tuple(step for step in STEPS if any(name in words for name in _NAMES[step]))
+    if _OF_THE_CONTENT.search(words):
+        return ()
+    return tuple(step for step in STEPS if _NAMES[step].search(words))
+
+
+def _without_echoes(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_echoes(v) for key, v in value.items() if key != _ECHO}
+    if isinstance(value, list):
+        return [_without_echoes(part) for part in value]
+    return value
 
 
 def request_options(step: Step, target: Target) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What ends just when the block of many documents is left."""
 
-
 import anyio
 import pytest
 

@@ -604,10 +604,12 @@ async def test_a_taker_in_another_task_is_told_that_the_block_was_left(ex, model
             caught.append(error)
 
     with model.hold():
-        async with anyio.create_task_group() as tasks:
-            async with ex.extract_many(Said, PROMPT, ["a"]) as results:
-                tasks.start_soon(take, results)
-                await settle()
+        async with (
+            anyio.create_task_group() as tasks,
+            ex.extract_many(Said, PROMPT, ["a"]) as results,
+        ):
+            tasks.start_soon(take, results)
+            await settle()
 
     assert "was left" in str(caught[0])
 
@@ -620,7 +622,9 @@ async def test_the_end_stays_the_end(ex):
 
 
 @pytest.mark.parametrize(
-    "documents", ["one text", b"bytes", {"text": "a"}, 7, None, object()], ids=repr
+    "documents",
+    ["one text", b"bytes", {"text": "a"}, 7, None, object()],
+    ids=lambda it: type(it).__name__,
 )
 async def test_documents_that_are_none_are_refused_before_anything_is_sent(ex, documents):
     with pytest.raises(RevosInputError, match="iterable of dict or str"):

@@ -1,0 +1,130 @@
+"""JSON is found wherever a model puts it; what is inside of more is never taken for it."""
+
+import json
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from revos.extraction.json_text import json_values
+
+ADA = '{"name": "Ada"}'
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+CONTAINERS = st.lists(JSON) | st.dictionaries(st.text(), JSON)
+PROSE = st.text(st.characters(exclude_characters="{}[]<>`"))
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        pytest.param(ADA, [ADA], id="nothing else"),
+        pytest.param(f"\r\n\t {ADA} \r\n", [ADA], id="white space around it"),
+        pytest.param(f"\ufeff{ADA}", [ADA], id="a byte order mark"),
+        pytest.param("\ufeff 5", ["5"], id="a number after a byte order mark"),
+        pytest.param(f"Sure! {ADA}", [ADA], id="prose before"),
+        pytest.param(f"{ADA}\n\nAnything else?", [ADA], id="prose after"),
+        pytest.param('The {name} of [him]: {"a": 1}', ['{"a": 1}'], id="brackets of the prose"),
+        pytest.param(f"{ADA} or [1, 2]", [ADA, "[1, 2]"], id="several"),
+        pytest.param('{"a": {"b": [{}]}}', ['{"a": {"b": [{}]}}'], id="nested"),
+        pytest.param('x {"a": "}{ ] \\" {"} y', ['{"a": "}{ ] \\" {"}'], id="brackets in a text"),
+        pytest.param('x {"名": "é\\u00e9🙂"} y', ['{"名": "é\\u00e9🙂"}'], id="beyond ASCII"),
+        pytest.param("Here: [] {}", ["[]", "{}"], id="empty ones"),
+        pytest.param("5", ["5"], id="a number"),
+        pytest.param('"good"', ['"good"'], id="a text"),
+        pytest.param("null", ["null"], id="null"),
+        pytest.param("", [], id="nothing"),
+        pytest.param("It is 5.", [], id="a number in prose"),
+        pytest.param("```json\n5\n```", ["5"], id="a number in a fence"),
+        pytest.param('```\r\n"good"\r\n```', ['"good"'], id="a text in a fence"),
+        pytest.param("__import__('os').abort()", [], id="code"),
+        pytest.param("{'name': 'Ada'}", [], id="a dict of Python"),
+    ],
+)
+def test_a_value_is_found(text, values):
+    assert list(json_values(text)) == values
+
+
+@pytest.mark.parametrize("language", ["", "json", "JSON", "json5", "js\r"])
+def test_what_is_fenced_comes_before_what_is_not(language):
+    values = json_values(f"As in [1]:\n```{language}\n{ADA}\n```\nfrom [2].")
+
+    assert list(values)[:2] == [ADA, "[1]"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('<think>{"name": "Bob"}?</think>' + ADA, id="in tags"),
+        pytest.param('<thinking>\n{"name": "Bob"}\n</thinking>\n' + ADA, id="in other tags"),
+        pytest.param('{"name": "Bob"}? No.\n</think>\n' + ADA, id="begun in the prompt"),
+        pytest.param('<think>{</think> so <think>["Bob"]</think>' + ADA, id="twice"),
+        pytest.param(ADA + "<think>", id="begun and never had"),
+    ],
+)
+def test_what_a_model_thinks_is_no_answer(text):
+    assert list(json_values(text)) == [ADA]
+
+
+def test_thoughts_that_are_part_of_a_value_stay_in_it():
+    value = '{"html": "<think>so</think>"}'
+
+    assert list(json_values(value)) == [value]
+    assert list(json_values(f"Here: {value}!")) == [value]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param('{"name": "Eve", "friends": [{"name": "Bob"}],}', id="a comma too many"),
+        pytest.param('{"name": "Eve" "friend": {"name": "Bob"}}', id="a comma too few"),
+        pytest.param('{name: "Eve", friend: {"name": "Bob"}}', id="keys of JavaScript"),
+        pytest.param("{'name': 'Eve', 'friend': {\"name\": \"Bob\"}}", id="quotes of Python"),
+        pytest.param('{ // Eve\n"friend": {"name": "Bob"}}', id="a comment"),
+        pytest.param('[{"name": "Eve"}, {"name": "Bob"},]', id="a list"),
+        pytest.param('[["a"], {"name": "Bob"} {}]', id="a list of lists"),
+    ],
+)
+def test_nothing_in_a_broken_value_is_taken_for_the_answer(broken):
+    assert list(json_values(broken)) == []
+    assert list(json_values(f"First: {broken} Well, {ADA}.")) == [ADA]
+
+
+def test_nothing_in_a_value_that_is_cut_off_is_taken_for_the_answer():
+    assert list(json_values('It is {"name": "Eve", "friends": [{"name": "Bob"}')) == []
+
+
+@settings(max_examples=50)
+@given(value=CONTAINERS, before=PROSE, after=PROSE, ascii_only=st.booleans(), wide=st.booleans())
+def test_any_value_is_found_in_any_prose_without_brackets(value, before, after, ascii_only, wide):
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=2 if wide else None)
+
+    assert next(iter(json_values(f"{before} {text} {after}"))) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("{" * 1_000_000, id="objects without keys"),
+        pytest.param('{"a":' * 200_000, id="objects"),
+        pytest.param("[" * 1_000_000, id="arrays"),
+        pytest.param(("[" + "1," * 2_500) * 200, id="arrays of numbers"),
+        pytest.param('["' * 500_000, id="quotes"),
+        pytest.param('{"a' + r"\"" * 500_000, id="a text without an end"),
+        pytest.param('{"a",}' * 160_000, id="broken ones"),
+        pytest.param("```json " * 125_000, id="fences"),
+        pytest.param("</think>" * 125_000, id="thoughts"),
+        pytest.param(("{" + " " * 1_000) * 1_000, id="white space"),
+    ],
+)
+def test_a_megabyte_of_nonsense_takes_its_length_and_no_more(text):
+    began = time.thread_time()
+
+    assert list(json_values(text)) == []
+
+    assert time.thread_time() - began < 1

@@ -1,0 +1,252 @@
+"""What is made of a model's answer, what goes back to it, and what never does."""
+
+from __future__ import annotations
+
+import json
+
+import pydantic
+import pytest
+
+from revos import RevosAPIError, RevosInputError, RevosValidationError, TokenManager
+from revos.extraction.answers import Usage
+from revos.testing import Answer
+
+PROMPT = "Extract the person: {text}"
+TEXT = "Ada, 36, London"
+STRATEGIES = ("json_schema", "tools", "json_text")
+
+
+class Person(pydantic.BaseModel):
+    name: str
+    age: int
+
+
+ADA = Person(name="Ada", age=36)
+SAID = '{"name": "Ada", "age": 36}'
+ELDER = '{"name": "Ada", "age": "old"}'
+
+
+def called(arguments, name="Person"):
+    return {"id": "1", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def completion(finish_reason="stop", usage=(1, 2, 3), **message):
+    """A completion with this message of the assistant."""
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    choice = {"index": 0, "message": {"role": "assistant", "content": None} | message}
+    return Answer(
+        body={
+            "id": "1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "gpt-4-0613",
+            "choices": [choice | ({"finish_reason": finish_reason} if finish_reason else {})],
+        }
+        | ({"usage": dict(zip(names, usage, strict=True))} if usage else {})
+    )
+
+
+@pytest.fixture
+async def tm(revos_gateway):
+    async with TokenManager(revos_gateway.config(max_retries=1)) as manager:
+        yield manager
+
+
+@pytest.fixture(params=STRATEGIES)
+async def gpt4(tm, request):
+    async with tm.extractor("gpt-4", strategy=request.param) as extractor:
+        yield extractor
+
+
+async def extract(extractor, *answers, gateway):
+    gateway.chat_script.extend(answers)
+    return await extractor.extract_result(Person, PROMPT, text=TEXT)
+
+
+# What goes back.
+
+
+async def test_an_answer_that_does_not_fit_goes_back_with_its_problems(gpt4, revos_gateway):
+    result = await extract(gpt4, ELDER, gateway=revos_gateway)
+
+    first, second = (record.payload for record in revos_gateway.chat_log)
+    answer, complaint = second["messages"][-2:]
+    assert result.value == ADA
+    assert second["messages"][:-2] == first["messages"]
+    assert (answer["role"], complaint["role"]) == ("assistant", "user")
+    assert json.loads(answer["content"]) == json.loads(ELDER)
+    assert "- age: " in complaint["content"]
+    assert "valid integer" in complaint["content"]
+    shape = ("response_format", "tools", "tool_choice")
+    assert [second.get(name) for name in shape] == [first.get(name) for name in shape]
+
+
+async def test_a_result_has_what_all_attempts_cost(tm, revos_gateway):
+    async with tm.extractor("gpt-4", repairs=3) as gpt4:
+        result = await extract(
+            gpt4,
+            completion(content=ELDER, usage=(10, 20, 30)),
+            completion(content="I can't.", usage=None),
+            completion(content=SAID, usage=(100, 200, 300)),
+            gateway=revos_gateway,
+        )
+
+    assert (result.attempts, result.value, result.raw) == (3, ADA, SAID)
+    assert result.usage == Usage(110, 220, 330)
+    assert result.model == "gpt-4-0613"
+
+
+@pytest.mark.parametrize("repairs", [0, 1, 3])
+async def test_an_answer_goes_back_as_often_as_was_said(tm, revos_gateway, repairs):
+    async with tm.extractor("gpt-4", repairs=repairs) as gpt4:
+        with pytest.raises(RevosValidationError) as caught:
+            await extract(gpt4, *[ELDER] * 9, gateway=revos_gateway)
+
+    assert (caught.value.reason, caught.value.raw) == ("invalid", ELDER)
+    assert [problem.path for problem in caught.value.problems] == ["age"]
+    assert len(revos_gateway.chat_log) == repairs + 1
+
+
+async def test_where_nothing_was_said_the_complaint_goes_back_alone(gpt4, revos_gateway):
+    roles = []
+
+    for content in (None, "", "  \n", []):
+        revos_gateway.chat_log.clear()
+        await extract(gpt4, completion(content=content), SAID, gateway=revos_gateway)
+        first, second = (record.payload["messages"] for record in revos_gateway.chat_log)
+        roles.append([message["role"] for message in second[len(first) :]])
+
+    assert roles == [["user"]] * 4
+
+
+UNFIT = {
+    "a call without an end": {"tool_calls": [called('{"name": "Ada"')]},
+    "a call that does not fit": {"tool_calls": [called(ELDER)]},
+    "a list in a call": {"tool_calls": [called("[1]")]},
+    "nothing in a call": {"tool_calls": [called("{}")]},
+    "no arguments": {"tool_calls": [called("")]},
+    "half of a character in a call": {"tool_calls": [called(r'{"name": "\ud83d"}')]},
+    "a call of another tool": {"tool_calls": [called('{"q": 1}', "search")]},
+    "prose": {"content": "Ada is 36."},
+    "half of a character": {"content": r'{"name": "\ud83d"}'},
+    "a comma too many": {"content": f'{{"all": [{SAID}],}}'},
+}
+
+
+async def test_whatever_does_not_fit_can_be_repaired(gpt4, revos_gateway):
+    results = {
+        name: await extract(gpt4, completion(**message), gateway=revos_gateway)
+        for name, message in UNFIT.items()
+    }
+
+    assert {name: (r.value, r.attempts) for name, r in results.items()} == dict.fromkeys(
+        UNFIT, (ADA, 2)
+    )
+
+
+# What never does.
+
+FOR_GOOD = {
+    "a refusal": ("stop", {"refusal": "I won't."}, "refusal"),
+    "a part that refuses": (
+        "stop",
+        {"content": [{"type": "refusal", "refusal": "I won't."}]},
+        "refusal",
+    ),
+    "OpenAI's length": ("length", {"content": SAID[:9]}, "length"),
+    "Anthropic's": ("MAX_TOKENS", {"content": SAID[:9]}, "length"),
+    "Mistral's": ("model_length", {"content": SAID[:9]}, "length"),
+    "a call of it": ("length", {"tool_calls": [called(SAID[:9])]}, "length"),
+    "a whole one": ("length", {"content": SAID}, "length"),
+    "OpenAI's filter": ("content_filter", {}, "content_filter"),
+    "Google's": ("SAFETY", {"content": ""}, "content_filter"),
+}
+
+
+async def test_what_no_repair_can_mend_is_told_at_once(gpt4, revos_gateway):
+    reasons = {}
+
+    for name, (finish_reason, message, _) in FOR_GOOD.items():
+        with pytest.raises(RevosValidationError) as caught:
+            await extract(gpt4, completion(finish_reason, **message), gateway=revos_gateway)
+        reasons[name] = caught.value.reason
+
+    assert reasons == {name: reason for name, (_, _, reason) in FOR_GOOD.items()}
+    assert len(revos_gateway.chat_log) == len(FOR_GOOD)
+
+
+# Answers in other ways than they were asked for.
+
+ELSEWHERE = {
+    "text": {"content": SAID},
+    "a fence": {"content": f"Sure:\n```json\n{SAID}\n```\nAnything else?"},
+    "after thoughts": {"content": f"<think>{ELDER}?</think>{SAID}"},
+    "parts": {"content": [{"type": "text", "text": SAID[:9]}, {"type": "text", "text": SAID[9:]}]},
+    "a part after thoughts": {
+        "content": [{"type": "thinking", "thinking": "{}"}, {"type": "text", "text": SAID}]
+    },
+    "a call": {"tool_calls": [called(SAID)]},
+    "a call of another tool": {"tool_calls": [called(SAID, "another")]},
+    "an object in a call": {"tool_calls": [called(json.loads(SAID))]},
+    "a call that is encoded twice": {"tool_calls": [called(json.dumps(SAID))]},
+    "a fence in a call": {"tool_calls": [called(f"```json\n{SAID}\n```")]},
+    "a call and prose": {"tool_calls": [called(SAID)], "content": "I call the tool."},
+    "an empty call and text": {"tool_calls": [called("{}")], "content": SAID},
+    "a call as it was before tools": {"function_call": {"name": "Person", "arguments": SAID}},
+}
+
+
+async def test_an_answer_counts_wherever_it_stands(gpt4, revos_gateway):
+    results = {
+        name: await extract(gpt4, completion(**message), gateway=revos_gateway)
+        for name, message in ELSEWHERE.items()
+    }
+
+    assert {name: (r.value, r.attempts, r.usage) for name, r in results.items()} == dict.fromkeys(
+        ELSEWHERE, (ADA, 1, Usage(1, 2, 3))
+    )
+
+
+async def test_of_several_calls_that_of_the_tool_that_was_asked_for_counts(tm, revos_gateway):
+    calls = [called('{"name": "Eve", "age": 1}', "search"), called(SAID)]
+
+    async with tm.extractor("gpt-4", strategy="tools") as gpt4:
+        result = await extract(gpt4, completion(tool_calls=calls), gateway=revos_gateway)
+
+    assert result.value == ADA
+
+
+async def test_what_a_gateway_leaves_out_is_left_out(tm, revos_gateway):
+    async with tm.extractor("gpt-4", repairs=0) as gpt4:
+        results = [
+            await extract(gpt4, completion(reason, usage, content=SAID), gateway=revos_gateway)
+            for reason in (None, "", "stop", "tool_calls", "eos_token")
+            for usage in (None, (None, None, None))
+        ]
+
+    assert [(result.value, result.usage) for result in results] == [(ADA, Usage())] * 10
+
+
+# Errors that look like something else.
+
+
+@pytest.mark.parametrize(("code", "status", "temporary"), [(429, 429, True), ("oops", 200, False)])
+async def test_an_error_that_comes_with_a_200_is_told_in_its_words(
+    tm, revos_gateway, code, status, temporary
+):
+    token = await tm.get_token()
+    body = {"error": {"message": f"Provider returned error for {token}", "code": code}}
+
+    async with tm.extractor("gpt-4") as gpt4:
+        with pytest.raises(RevosAPIError, match=r"Provider returned error for \*\*\*") as caught:
+            await extract(gpt4, Answer(body=body), gateway=revos_gateway)
+
+    assert (caught.value.status_code, caught.value.temporary) == (status, temporary)
+    assert token not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+async def test_a_text_that_cannot_be_sent_is_the_callers(gpt4, revos_gateway):
+    with pytest.raises(RevosInputError, match="lone surrogate"):
+        await gpt4.extract(Person, PROMPT, text="A\udcffda")
+
+    assert not revos_gateway.chat_log

@@ -53,7 +53,7 @@ class ScriptedModel:
             gate.set()
 
     async def _complete(self, llm, messages, options):
-        text = messages[-1].text
+        text = str(messages[-1].text)
         self.asked.append(text)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)

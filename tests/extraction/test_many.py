@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 
 import anyio
+import httpx
 import pytest
 from extracting import PROMPT, Said, ScriptedModel, Source, refused, said
 from leftovers import frozen_heap
-from support import ManualClock, ScriptedEndpoint, config, manager, settle
+from support import BASE_URL, ManualClock, ScriptedEndpoint, bearer_of, config, manager, settle
 from wires import Wire
 
 from revos import (
@@ -692,6 +694,84 @@ class _Unsized(list):
 async def test_the_total_is_known_where_the_source_tells_it(ex, documents, total):
     async with ex.extract_many(Said, PROMPT, documents) as results:
         assert results.progress.total == total
+
+
+# Ten thousand.
+
+
+class Unsteady:
+    """A gateway without HTTP, behind the auth of a manager: some documents are refused, a token is
+    revoked in the middle, and later everything is for a while.
+    """
+
+    def __init__(self, auth, number):
+        self.auth = auth
+        self.revoked_after, self.down_after = number * 3 // 10, number * 6 // 10
+        self.asked = 0
+        self.refusals = 0
+
+    async def __call__(self, text):
+        self.asked += 1
+        if self.down_after <= self.asked < self.down_after + 20:
+            return refused(503)
+        if int(text) % 100 == 7:
+            return refused(400)
+        request = httpx.Request("POST", f"{BASE_URL}/chat/completions")
+        async with contextlib.aclosing(self.auth.async_auth_flow(request)) as flow:
+            response = self._answer_to(await anext(flow))
+            with contextlib.suppress(StopAsyncIteration):
+                while True:
+                    response = self._answer_to(await flow.asend(response))
+        return said(text) if response.status_code == 200 else refused(response.status_code)
+
+    def _answer_to(self, request):
+        if bearer_of(request) == "token-1" and self.asked > self.revoked_after:
+            self.refusals += 1
+            challenge = {"www-authenticate": 'Bearer error="invalid_token"'}
+            return httpx.Response(401, headers=challenge, request=request)
+        return httpx.Response(200, request=request)
+
+
+# On the others fewer will do: what they do differently shows in a thousand.
+TEN_THOUSAND = {"asyncio": 10_000, "uvloop": 1_000, "trio": 1_000}
+
+
+async def test_each_of_ten_thousand_is_accounted_for_once_and_none_is_kept(model, request):
+    number = TEN_THOUSAND[request.node.callspec.id]
+    endpoint, clock = ScriptedEndpoint(), ManualClock()
+    indexes, failed, objects = [], [], []
+
+    async def turn():
+        while True:
+            await anyio.sleep(0.001)
+            clock.turn(1)
+
+    async with (
+        manager(endpoint, clock, token={"enable_periodic_refresh": False}) as tm,
+        tm.extractor("gpt-4", max_concurrency=50) as ex,
+        anyio.create_task_group() as turning,
+    ):
+        turning.start_soon(turn)
+        model.answer = Unsteady(tm.auth, number)
+        async with ex.extract_many(Said, PROMPT, Source(number).in_async_step()) as results:
+            async for result in results:
+                indexes.append(result.index)
+                failed.extend([result.item] * (result.error is not None))
+                assert result.error is not None or result.value.text == result.item
+                if len(indexes) in (number // 5, number * 9 // 10):
+                    gc.collect()
+                    objects.append(len(gc.get_objects()))
+        turning.cancel_scope.cancel()
+
+    assert sorted(indexes) == list(range(number))
+    assert sorted(failed, key=int) == [str(n) for n in range(number) if n % 100 == 7]
+    assert (results.progress.done, results.progress.failed) == (number * 99 // 100, number // 100)
+    assert results.usage.total_tokens == 5 * number * 99 // 100
+    assert endpoint.count == 2
+    assert 1 < model.most_in_flight <= 50
+    assert 1 <= model.answer.refusals <= 50
+    assert model.answer.asked == number + 20
+    assert objects[1] - objects[0] < 500
 
 
 # Cancelled at each checkpoint.

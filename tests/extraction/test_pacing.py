@@ -134,7 +134,7 @@ async def test_no_document_is_lost_to_a_gateway_that_lets_few_through(
 ):
     window = Window(clock, 10, 5, tells=tells)
     model.answer = window.answer
-    number = 150
+    number = 80
 
     batch = await Batch(tm, clock, list(map(str, range(number))), 50).run(
         partial(clock.advance, 0.5)
@@ -177,7 +177,7 @@ async def test_a_document_that_is_refused_for_ever_fails_and_the_others_get_on(
     tm, clock, model, status, most
 ):
     model.answer = lambda text: refused(status) if text == "7" else said(text)
-    number = 300
+    number = 240
 
     async def documents():
         for index in range(number):

@@ -21,7 +21,7 @@ from revos import (
 from revos.testing import Answer, serve_gateway
 
 PROMPT = "{text}"
-WORDS = [f"word {number}" for number in range(20)]
+WORDS = [f"word {number}" for number in range(3)]
 
 
 class Fruit(pydantic.BaseModel):
@@ -63,7 +63,7 @@ async def all_of(parts):
 
 
 @STRATEGIES
-@pytest.mark.parametrize("chunk_size", [1, 2, 7, 10_000])
+@pytest.mark.parametrize("chunk_size", [1, 10_000])
 @pytest.mark.parametrize("ascii_only", [True, False])
 async def test_what_is_known_grows_and_is_validated_at_the_end(
     tm, revos_gateway, strategy, chunk_size, ascii_only
@@ -79,7 +79,7 @@ async def test_what_is_known_grows_and_is_validated_at_the_end(
 
     assert all(map(grows, known, known[1:]))
     assert known[-1] == FIG.model_dump()
-    assert len(known) > 20 or chunk_size > 2
+    assert len(known) > 20 or chunk_size > 1
     assert parts.value == FIG
     assert parts.result.strategy == strategy
     assert parts.result.attempts == 1

@@ -18,6 +18,8 @@ from sockets import Hostile, raw_server
 from support import ManualClock
 
 from revos import (
+    Config,
+    ModelConfig,
     RevosAPIError,
     RevosClosedError,
     RevosConfigurationError,
@@ -128,6 +130,22 @@ async def test_extractors_of_a_manager_that_was_left_are_not_opened(revos_gatewa
     with pytest.raises(RevosClosedError):
         async with tm.extractors():
             pytest.fail("entered")
+
+
+async def test_an_extractor_with_settings_of_its_own_shares_the_delay_of_its_model(
+    tm, gpt4, revos_gateway
+):
+    settings = Config(
+        revos=tm.config.revos, models={"GPT.4": ModelConfig(model="gpt-4", temperature=0.5)}
+    )
+    revos_gateway.refuse_models = {"gpt-4"}
+
+    async with get_langchain_extractor("GPT.4", settings, manager=tm) as other:
+        for extractor in (gpt4, other):
+            with pytest.raises(RevosAPIError):
+                await extract(extractor)
+
+    assert revos_gateway.token_requests == 2
 
 
 # Leaving.

@@ -93,11 +93,28 @@ def _resolved(cls: Any, owner: Any, name: str, annotation: Any) -> Any:
     known = {parameter.__name__: parameter for parameter in getattr(owner, "__type_params__", ())}
     known |= {owner.__name__: owner, cls.__name__: cls}
     namespace = {"__annotations__": {name: annotation}, "__module__": owner.__module__}
+    stand_in = type(owner.__name__, (), namespace)
     try:
-        stand_in = type(owner.__name__, (), namespace)
-        return typing.get_type_hints(stand_in, localns=known, include_extras=True)[name]
+        try:
+            return typing.get_type_hints(stand_in, localns=known, include_extras=True)[name]
+        except NameError:
+            known = _names_around(owner.__module__) | known
+            return typing.get_type_hints(stand_in, localns=known, include_extras=True)[name]
     except (NameError, AttributeError, SyntaxError, TypeError) as error:
         raise NoSchemaError(f"{cls.__name__}.{name}: {error}") from error
+
+
+def _names_around(module: str) -> dict[str, Any]:
+    """What code of that module sees that is running now: a class inside a function is known nowhere
+    else, nor is one of a program that is no module.
+    """
+    names: dict[str, Any] = {}
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == module:
+            names = {**frame.f_globals, **frame.f_locals, **names}
+        frame = frame.f_back
+    return names
 
 
 def _bindings(type_: Any) -> dict[Any, Bindings]:

@@ -16,6 +16,7 @@ __all__ = ["checked"]
 _SAYING = frozenset(
     {"type", "properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const", "items"}
 )
+_REFERRING = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
 
 
 def checked(schema: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[Any], list[Problem]]]:
@@ -25,7 +26,6 @@ def checked(schema: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[Any], 
     """
     try:
         jsonschema = import_module("jsonschema")
-        registry = import_module("referencing").Registry()
     except ImportError as error:
         raise NoSchemaError(
             'a JSON schema as a target needs the package jsonschema: pip install "revos[cli]"'
@@ -48,12 +48,12 @@ def checked(schema: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[Any], 
             f"it is no JSON schema: {place or 'its root'}: {error.message}"
         ) from error
     for reference in _references(own):
-        if not reference.startswith("#") or followed({"$ref": reference}, own) == {}:
+        # None of another document, which would be fetched.
+        if followed({"$ref": reference}, own) == {}:
             raise NoSchemaError(
                 f"it is no JSON schema: the reference {reference!r} leads nowhere in it"
             )
-    # With a registry of its own it fetches nothing.
-    validator = kind(own, registry=registry, format_checker=kind.FORMAT_CHECKER)
+    validator = kind(own, format_checker=kind.FORMAT_CHECKER)
 
     def problems(value: Any) -> list[Problem]:
         errors = sorted(validator.iter_errors(value), key=lambda error: str(error.absolute_path))
@@ -71,7 +71,7 @@ def _as_dict(inner: Any) -> dict[str, Any]:
 def _references(node: Any) -> Iterator[str]:
     if isinstance(node, dict):
         for key, inner in node.items():
-            if key == "$ref" and isinstance(inner, str):
+            if key in _REFERRING and isinstance(inner, str):
                 yield inner
             else:
                 yield from _references(inner)

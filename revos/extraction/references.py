@@ -74,7 +74,7 @@ def _beside(node: Schema, key: str, inner: Any) -> Any:
 
 
 def _resolved(reference: str, root: Schema) -> Any:
-    found: Any = root if reference.startswith("#") else {}
+    found: Any = root if reference == "#" or reference.startswith("#/") else {}
     for part in reference.removeprefix("#").split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
         if isinstance(found, list) and name.isdecimal() and int(name) < len(found):

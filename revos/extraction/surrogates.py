@@ -15,10 +15,11 @@ import re
 import types
 import typing
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, NewType, TypeVar, Union, get_args, get_origin
 
 import typing_extensions
-from pydantic import AfterValidator, Field, GetCoreSchemaHandler
+from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler
 from pydantic_core import core_schema
 
 from revos.extraction.hints import class_of, value_of
@@ -85,13 +86,26 @@ class Surrogates:
         if origin in {Union, types.UnionType}:
             # Where an answer fits several, the one without keys that are not given is meant.
             args = tuple(sorted(args, key=_size))
+            return Union[self._members_of_union(args)]  # noqa: UP007 - it is a tuple
         inner = tuple(self.of(arg) for arg in args)
         if all(new is old for new, old in zip(inner, args, strict=True)) and origin not in _LAZY:
             return type_
-        if origin in {Union, types.UnionType}:
-            return Union[inner]  # noqa: UP007 - it is a tuple
         made: Any = list if origin in _LAZY else origin
         return made[inner[0] if origin in _LAZY else inner]
+
+    def _members_of_union(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A composite that takes anything, since nothing in it is required, leaves to the others
+        what has their keys.
+        """
+        keys = {arg: _keys(arg) for arg in args if is_composite(arg)}
+        inner = []
+        for arg in args:
+            made = self.of(arg)
+            others = [names for other, names in keys.items() if other is not arg]
+            if others and arg in keys and not any(one.required for one in members_of(arg)):
+                made = Annotated[made, BeforeValidator(partial(_own, keys[arg], others))]
+            inner.append(made)
+        return tuple(inner)
 
     def _named(self, type_: Any, schema_of: Callable[[Any], CoreSchema]) -> type:
         if type_ in self._by_type:
@@ -161,6 +175,19 @@ def display(type_: Any) -> str:
 
 def _size(type_: Any) -> int:
     return len(members_of(type_)) if is_composite(type_) else 0
+
+
+def _keys(type_: Any) -> set[str]:
+    return {member.key for member in members_of(type_)}
+
+
+def _own(keys: set[str], others: list[set[str]], value: Any) -> Any:
+    """The value, if none of the others knows more of its keys."""
+    if isinstance(value, dict):
+        unknown = len(value.keys() - keys)
+        if any(len(value.keys() - other) < unknown for other in others):
+            raise ValueError("the keys are those of another member of the union")
+    return value
 
 
 def _annotated(inner: Any, metadata: tuple[Any, ...]) -> Any:

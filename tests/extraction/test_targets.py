@@ -321,6 +321,41 @@ def test_self_is_the_class_itself():
     assert read == Box(Chain(1, [Chain(2)]))
 
 
+def test_classes_inside_a_function_may_refer_to_each_other():
+    @attrs.define
+    class Leaf:
+        size: int
+
+    @attrs.define
+    class Branch:
+        leaf: Leaf
+        more: list[Branch] = attrs.Factory(list)
+
+    read = target_of(Branch).read('{"leaf": {"size": 1}, "more": [{"leaf": {"size": 2}}]}')
+
+    assert read == Branch(Leaf(1), [Branch(Leaf(2))])
+
+
+def test_a_program_that_is_no_module_may_define_classes():
+    program = """
+from __future__ import annotations
+from typing import Annotated
+from attrs import define
+from revos.extraction.targets import target_of
+
+@define
+class Offer:
+    price: Annotated[int, "in cents"]
+
+offers = target_of(list[Offer]).read('[{"price": 5}]')
+"""
+    names = {"__name__": "no_module_of_this_name"}
+
+    exec(compile(program, "program", "exec", dont_inherit=True), names)
+
+    assert names["offers"] == [names["Offer"](5)]
+
+
 def test_two_classes_of_one_name_keep_their_own_schemas():
     one = attrs.make_class("Same", {"a": attrs.field(type=int)})
     two = attrs.make_class("Same", {"b": attrs.field(type=int)})

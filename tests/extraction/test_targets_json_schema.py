@@ -82,6 +82,18 @@ def test_any_root_is_sent_as_an_object(schema, value):
     assert target.read(json.dumps({"value": value})) in (value, {"value": value})
 
 
+def test_a_schema_that_refers_to_its_root_does_so_in_its_wrapping():
+    schema = target_of({"type": "array", "items": {"$ref": "#"}}).schema
+
+    assert schema["properties"]["value"] == {"type": "array", "items": {"$ref": "#/$defs/value"}}
+    assert schema["$defs"] == {"value": schema["properties"]["value"]}
+
+
+def test_half_of_a_surrogate_pair_is_a_problem():
+    with pytest.raises(RevosValidationError, match="surrogate"):
+        target_of({"type": "string"}).read('"\\ud800"')
+
+
 def test_the_schema_is_a_copy():
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     target = target_of(schema)

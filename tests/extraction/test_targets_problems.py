@@ -221,11 +221,17 @@ def test_a_text_that_is_no_answer_is_one_problem(type_, text, words):
     assert caught.value.raw == text
 
 
+@attrs.define
+class Nest:
+    nests: list[Nest]
+
+
 @pytest.mark.parametrize("depth", [300, 900, 5000])
 def test_a_value_that_is_nested_too_deeply_is_one_problem(depth):
     problem = ("", "nested too deeply")
 
     assert problems_of(pydantic.JsonValue, "[" * depth + "]" * depth) == [problem]
+    assert problems_of(Nest, '{"nests":[' * depth + "]}" * depth) == [problem]
 
 
 def test_the_error_tells_what_was_asked_for():

@@ -28,6 +28,11 @@ class Calling:
 
 
 @attrs.define
+class Perhaps:
+    call: int | Callable[[], int] = 1
+
+
+@attrs.define
 class Holding:
     name: str
     thing: Arbitrary | None = None
@@ -80,6 +85,7 @@ class WithOdd:
         (WithOdd, r"WithOdd\.odd"),
         (Arbitrary, "Arbitrary has no JSON schema"),
         (Calling, r"Calling\.call"),
+        (Perhaps, r"Perhaps\.call: .*CallableSchema"),
         (Holding, r"Holding\.thing.*Arbitrary"),
         (Deep, r"Deep has no JSON schema: Holding\.thing.*Arbitrary"),
         (list[Deep], r"Holding\.thing"),
@@ -122,6 +128,8 @@ def test_an_instance_in_place_of_a_type_is_not_shown():
         ({"type": "object", "required": "name"}, "required"),
         ({"$ref": "#/$defs/Nowhere"}, "leads nowhere"),
         ({"$ref": "https://example.com/schema.json"}, "leads nowhere"),
+        ({"type": "array", "items": {"$dynamicRef": "https://example.com/"}}, "leads nowhere"),
+        ({"type": "array", "items": {"$ref": "#anchor"}}, "leads nowhere"),
         ({"type": "string", "default": object()}, "must be JSON: object is none"),
     ],
 )

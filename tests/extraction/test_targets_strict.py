@@ -10,6 +10,7 @@ import pydantic
 import pytest
 from openai_rules import faults
 
+from revos.errors import RevosValidationError
 from revos.extraction.nulls import without_nulls
 from revos.extraction.strictness import strict_form
 from revos.extraction.targets import target_of
@@ -236,6 +237,31 @@ class Dog(pydantic.BaseModel):
 )
 def test_the_member_of_a_union_is_told_by_its_keys_in_any_order(union, answer, instance):
     assert target_of(list[union]).read(f"[{answer}]") == [instance]
+
+
+@attrs.frozen
+class Search:
+    query: str = ""
+
+
+@attrs.frozen
+class Reply:
+    text: str
+    to: Search | None = None
+
+
+@pytest.mark.parametrize("union", [Search | Reply, Reply | Search])
+def test_a_class_that_requires_nothing_does_not_swallow_what_is_meant_for_another(union):
+    target = target_of(list[union])
+
+    with pytest.raises(RevosValidationError) as caught:
+        target.read('[{"text": 5}]')
+
+    assert [problem.path for problem in caught.value.problems] == ["0.text"]
+    assert target.read('[{}, {"more": 1}, {"query": "a"}]') == [Search(), Search(), Search("a")]
+    assert target.read('[{"text": "a", "more": 1}]') == [Reply("a")]
+    assert target.strict is True
+    assert faults(target.schema) == []
 
 
 class Short(pydantic.BaseModel):

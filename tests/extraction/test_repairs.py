@@ -96,6 +96,35 @@ async def test_a_result_has_what_all_attempts_cost(tm, revos_gateway):
     assert result.model == "gpt-4-0613"
 
 
+@pytest.mark.parametrize("raised", [ValueError, RuntimeError, KeyError])
+async def test_the_words_of_a_types_own_checks_go_back(tm, revos_gateway, raised):
+    class Grown(Person):
+        @pydantic.field_validator("age")
+        @classmethod
+        def is_grown(cls, age):
+            if age < 18:
+                raise raised("must be grown up")
+            return age
+
+    revos_gateway.chat_script.extend(['{"name": "Ada", "age": 3}', SAID])
+
+    async with tm.extractor("gpt-4") as gpt4:
+        grown = await gpt4.extract(Grown, PROMPT, text=TEXT)
+
+    assert grown.age == 36
+    assert "must be grown up" in revos_gateway.chat_log[-1].payload["messages"][-1]["content"]
+
+
+async def test_the_first_value_that_fits_is_the_answer(tm, revos_gateway):
+    async with tm.extractor("gpt-4", repairs=0) as gpt4:
+        result = await extract(gpt4, f"Not {ELDER} but {SAID}, or so.", gateway=revos_gateway)
+        with pytest.raises(RevosValidationError) as caught:
+            await extract(gpt4, f'{ELDER} or {{"name": 1}}', gateway=revos_gateway)
+
+    assert result.value == ADA
+    assert [problem.path for problem in caught.value.problems] == ["age"]
+
+
 @pytest.mark.parametrize("repairs", [0, 1, 3])
 async def test_an_answer_goes_back_as_often_as_was_said(tm, revos_gateway, repairs):
     async with tm.extractor("gpt-4", repairs=repairs) as gpt4:

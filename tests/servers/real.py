@@ -26,7 +26,7 @@ ELSEWHERE = "https://elsewhere.example/"
 # All that is printable in ASCII, which is what RFC 6749 (appendix A) lets a secret have.
 PUNCTUATION = "a+b%2Fc d:e&f=g\"h'i/j?k#l[m]n@o!p$q(r)s*t,u;v<w>x\\y^z`{|}~-_."
 
-MODELS = ("gpt-4", "tools-only", "schema-only", "talkative", "busy", "broken")
+MODELS = ("gpt-4", "tools-only", "schema-only", "neither", "talkative", "busy", "broken")
 
 
 class Person(BaseModel):

@@ -134,7 +134,13 @@ async def test_an_unknown_model_is_told_with_those_that_there_are(oidc, gateway)
 
 @pytest.mark.parametrize(
     ("model", "strategy"),
-    [("gpt-4", "json_schema"), ("schema-only", "json_schema"), ("tools-only", "tools")],
+    [
+        ("gpt-4", "json_schema"),
+        ("schema-only", "json_schema"),
+        ("tools-only", "tools"),
+        ("gpt-4", "json_text"),
+        ("neither", "json_text"),
+    ],
 )
 async def test_a_strategy_that_the_gateway_takes_gives_the_object(oidc, gateway, model, strategy):
     async with (
@@ -172,6 +178,42 @@ async def test_a_refused_strategy_is_stepped_down_from_once(oidc, gateway):
 
     assert persons == [ADA] * 3
     assert gateway.judged("accepted") == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "strategy", "requests"),
+    [
+        ("gpt-4", "json_schema", 2),
+        ("schema-only", "json_schema", 2),
+        ("tools-only", "tools", 3),
+        ("neither", "json_text", 4),
+    ],
+)
+async def test_auto_finds_what_the_gateway_takes_and_tells_it(
+    oidc, gateway, model, strategy, requests
+):
+    async with (
+        TokenManager(config(oidc, oidc.register(), gateway)) as tm,
+        tm.extractor(model) as extractor,
+    ):
+        results = [await extractor.extract_result(Person, PROMPT, text=TEXT) for _ in range(2)]
+
+    assert [(result.value, result.strategy, result.attempts) for result in results] == [
+        (ADA, strategy, 1)
+    ] * 2
+    assert all(result.usage.total_tokens > 0 for result in results)
+    assert gateway.judged("accepted") == requests
+
+
+async def test_an_answer_that_does_not_fit_is_sent_back_as_often_as_was_said(oidc, gateway):
+    async with (
+        TokenManager(config(oidc, oidc.register(), gateway)) as tm,
+        tm.extractor("talkative", repairs=2) as extractor,
+    ):
+        with pytest.raises(RevosValidationError, match="no JSON"):
+            await extract(extractor)
+
+    assert gateway.judged("accepted") == 3
 
 
 # What the gateway refuses.

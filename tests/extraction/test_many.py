@@ -237,6 +237,9 @@ async def test_order_is_kept_with_bounded_memory_however_slow_the_first_is(ex, m
 
     model.answer = slowly
     async with ex.extract_many(Said, PROMPT, source.in_step(), ordered=True) as results:
+        with model.hold():
+            await settle()
+            assert (source.pulled, results.progress.in_flight) == (AT_ONCE, AT_ONCE)
         await settle()
         assert source.pulled == 4 * AT_ONCE
         assert (results.progress.done, results.progress.in_flight) == (4 * AT_ONCE - 1, 1)

@@ -754,7 +754,8 @@ async def test_each_of_ten_thousand_is_accounted_for_once_and_none_is_kept(model
     ):
         turning.start_soon(turn)
         model.answer = Unsteady(tm.auth, number)
-        async with ex.extract_many(Said, PROMPT, Source(number).in_async_step()) as results:
+        documents, ordered = Source(number).in_async_step(), number < 10_000
+        async with ex.extract_many(Said, PROMPT, documents, ordered=ordered) as results:
             async for result in results:
                 indexes.append(result.index)
                 failed.extend([result.item] * (result.error is not None))

@@ -186,6 +186,8 @@ async def test_an_answer_that_breaks_in_the_middle_is_told_and_not_asked_for_aga
         with pytest.raises(RevosAPIError, match=words):
             _ = parts.value
 
+    assert len(revos_gateway.chat_log) == 1
+
 
 async def test_a_broken_one_is_asked_for_again_while_nothing_was_known(ex, revos_gateway):
     revos_gateway.chat_script.append(Answer(status=503, headers={"retry-after": "0"}))

@@ -237,6 +237,9 @@ async def test_order_is_kept_with_bounded_memory_however_slow_the_first_is(ex, m
 
     model.answer = slowly
     async with ex.extract_many(Said, PROMPT, source.in_step(), ordered=True) as results:
+        with model.hold():
+            await settle()
+            assert (source.pulled, results.progress.in_flight) == (AT_ONCE, AT_ONCE)
         await settle()
         assert source.pulled == 4 * AT_ONCE
         assert (results.progress.done, results.progress.in_flight) == (4 * AT_ONCE - 1, 1)
@@ -753,7 +756,8 @@ async def test_each_of_ten_thousand_is_accounted_for_once_and_none_is_kept(model
     ):
         turning.start_soon(turn)
         model.answer = Unsteady(tm.auth, number)
-        async with ex.extract_many(Said, PROMPT, Source(number).in_async_step()) as results:
+        documents, ordered = Source(number).in_async_step(), number < 10_000
+        async with ex.extract_many(Said, PROMPT, documents, ordered=ordered) as results:
             async for result in results:
                 indexes.append(result.index)
                 failed.extend([result.item] * (result.error is not None))

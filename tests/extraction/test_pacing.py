@@ -284,3 +284,19 @@ async def test_without_a_token_for_good_each_document_tells_why(tm, clock, model
     batch.assert_whole(8)
     assert {type(result.error) for result in batch.failed} == {RevosAuthenticationError}
     assert len(batch.failed) == 8
+
+
+async def test_who_is_cancelled_in_a_pause_leaves_the_room_to_others(tm, clock, model):
+    busy = [refused(429, retry_after=30)]
+    model.answer = lambda text: busy.pop() if busy else said(text)
+
+    async with tm.extractor("gpt-4", max_concurrency=2) as ex:
+        async with ex.extract_many(Said, PROMPT, list("abcd")):
+            await settle()
+        await clock.advance(30)
+        with anyio.fail_after(5):
+            following = await ex.extract(Said, PROMPT, text="e")
+
+    assert following == Said(text="e")
+    assert model.asked[-1] == "e"
+    assert "c" not in model.asked

@@ -87,7 +87,12 @@ async def test_what_is_known_grows_and_is_validated_at_the_end(
 
 @pytest.mark.parametrize(
     "answer",
-    ["Sure:\n```json\n{}\n```\nThat is all [1].", "See [1]: {}", '<think>{{"name": 1}}</think>{}'],
+    [
+        "Sure:\n```json\n{}\n```\nThat is all [1].",
+        'Not {{"name": 1}} but {}',
+        "See [1]: {}",
+        '<think>{{"name": 1}}</think>{}',
+    ],
 )
 async def test_an_answer_in_prose_is_known_whole_before_its_end(tm, revos_gateway, answer):
     fig = json.dumps(FIG.model_dump())
@@ -185,6 +190,8 @@ async def test_an_answer_that_breaks_in_the_middle_is_told_and_not_asked_for_aga
             await all_of(parts)
         with pytest.raises(RevosAPIError, match=words):
             _ = parts.value
+
+    assert len(revos_gateway.chat_log) == 1
 
 
 async def test_a_broken_one_is_asked_for_again_while_nothing_was_known(ex, revos_gateway):

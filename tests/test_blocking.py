@@ -363,19 +363,19 @@ def test_a_manager_that_was_left_is_kept_by_nothing(gateway):
 
 
 def test_an_error_of_the_callers_own_code_comes_out_as_itself(gateway):
-    from langchain_core.prompts import PromptTemplate
-
-    class Broken(PromptTemplate):
-        def format_prompt(self, **variables):
+    class Broken(type):
+        def __hash__(cls):
             raise RuntimeError("made up")
 
-    prompt = Broken.from_template("{text}")
+    class Target(metaclass=Broken):
+        pass
+
     with (
         blocking.TokenManager(gateway.config()) as tm,
         tm.extractor("gpt-4") as gpt4,
         pytest.raises(RuntimeError, match="made up"),
     ):
-        gpt4.extract(Person, prompt, text="")
+        gpt4.extract(Target, PROMPT, text="")
 
 
 # Event loops.

@@ -92,6 +92,10 @@ def prompt_of(prompt: Any) -> Prompt:
     template = _template_of(prompt)
     needed = set(template.input_variables)
     known = needed | set(template.partial_variables)  # Among these LangChain has optional ones.
+    if "" in known:
+        raise RevosInputError("the prompt has a field without a name: {}; name each, like {text}")
+    if "self" in known:
+        raise RevosInputError("LangChain takes no variable that is named self: name it otherwise")
     return Prompt(template, frozenset(needed), frozenset(known))
 
 

@@ -192,7 +192,7 @@ def test_a_line_that_does_not_do_is_named(content, told, extract, directory, gat
         ({"target": "cli_people:Persn"}, "cli_people has no 'Persn'; the nearest is 'Person'"),
         ({"target": "cli_people:Outer.Iner"}, "cli_people.Outer has no 'Iner'"),
         ({"target": "cli_people"}, "--target 'cli_people' names no type: give module:Class"),
-        ({"target": "cli_people:NUMBER"}, "7"),
+        ({"target": "cli_people:NUMBER"}, "an instance of int is no type"),
         ({"target": "nowhere.json"}, "nowhere.json can't be read: No such file or directory"),
         ({"target": "half.json"}, "half.json:2: not JSON: "),
         ({"target": "list.json"}, "list.json is no JSON schema"),

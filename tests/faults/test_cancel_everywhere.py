@@ -664,13 +664,21 @@ def test_a_call_of_the_model_leaves_the_others_theirs(everywhere, backend, call,
 
 
 class ShortPauses(SystemClock):
-    """One whose pauses are as many checkpoints long."""
+    """One whose pauses are as many checkpoints long, after which their time has gone by."""
 
     CHECKPOINTS = 3
 
+    def __init__(self):
+        self.passed = 0.0
+
+    def monotonic(self):
+        return super().monotonic() + self.passed
+
     async def sleep(self, seconds):
+        until = self.monotonic() + seconds
         for _ in range(self.CHECKPOINTS):
             await checkpoint()
+        self.passed += max(0.0, until - self.monotonic())
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -692,7 +700,7 @@ def test_an_extraction_in_its_retry_pause_leaves_the_others_theirs(everywhere, s
 
     swept = everywhere(trial)
 
-    pause = ("LangChainExtractor._complete_with_retries", "ShortPauses.sleep")
+    pause = ("Asking._with_retries", "ShortPauses.sleep")
     assert swept.count_in(*pause) == swept.raised_in(*pause) == ShortPauses.CHECKPOINTS
     assert swept.too_late == []
 

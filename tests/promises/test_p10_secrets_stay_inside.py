@@ -478,7 +478,7 @@ async def test_an_answer_with_a_token_that_was_replaced_meanwhile_makes_no_extra
         async with (
             serve_gateway() as gateway,
             TokenManager(gateway.config()) as tm,
-            tm.extractor("gpt-4") as gpt4,
+            tm.extractor("gpt-4", repairs=0) as gpt4,
             anyio.create_task_group() as tasks,
         ):
             sent = await tm.get_token()

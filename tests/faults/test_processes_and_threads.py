@@ -433,12 +433,9 @@ async def test_reading_from_many_threads_keeps_the_loop_from_nothing():
     assert tokens == [f"token-{number}" for number in range(2, 102)]
 
 
-# Two event loops.
+# No threads.
 
 
-@pytest.mark.parametrize(
-    "backends", [("asyncio", "asyncio"), ("asyncio", "trio"), ("trio", "trio")], ids="-".join
-)
 class NoThreads:
     """A system that has none left, until `given`."""
 
@@ -472,6 +469,12 @@ async def test_a_runtime_error_of_what_runs_in_a_thread_is_told_as_itself():
         await threads.run_in_thread(broken)
 
 
+# Two event loops.
+
+
+@pytest.mark.parametrize(
+    "backends", [("asyncio", "asyncio"), ("asyncio", "trio"), ("trio", "trio")], ids="-".join
+)
 def test_two_loops_in_two_threads_each_have_a_manager_of_their_own(backends):
     together, outcomes = threading.Barrier(2, timeout=10), []
 

@@ -196,7 +196,7 @@ def test_a_line_that_does_not_do_is_named(content, told, extract, directory, gat
         ({"target": "nowhere.json"}, "nowhere.json can't be read: No such file or directory"),
         ({"target": "half.json"}, "half.json:2: not JSON: "),
         ({"target": "list.json"}, "list.json is no JSON schema"),
-        ({"target": "bad.json"}, "it is no JSON schema: type: 'objekt'"),
+        ({"target": "bad.json"}, "it is no JSON schema: type: 'thing'"),
         ({"prompt": "Hello"}, "the prompt has no variable"),
         ({"prompt": "Hello {text"}, "the prompt is no template"),
         ({"prompt": "{text} {more}"}, "in.jsonl:1: there is no key 'more'"),
@@ -215,7 +215,7 @@ def test_an_option_that_does_not_do_is_told(options, told, extract, directory, g
     (directory / "needy.py").write_text("import not_there")
     (directory / "half.json").write_text('{\n"type": ')
     (directory / "list.json").write_text("[]")
-    (directory / "bad.json").write_text('{"type": "objekt"}')
+    (directory / "bad.json").write_text('{"type": "thing"}')
     (directory / "latin.md").write_bytes(b"Gr\xc3\xbc\xfc")
     refused(extract("in.jsonl", **options), told, gateway)
 

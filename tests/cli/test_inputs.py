@@ -98,8 +98,8 @@ def test_the_first_line_that_is_no_document_is_named(directory):
 
 def test_a_field_that_no_document_has_is_no_id(directory):
     (directory / "a.jsonl").write_text('{"id": "x", "text": "a"}\n')
-    with pytest.raises(RevosInputError, match="no document has the field 'nmae'"):
-        inputs("a.jsonl", id_field="nmae").survey()
+    with pytest.raises(RevosInputError, match="no document has the field 'nom'"):
+        inputs("a.jsonl", id_field="nom").survey()
 
 
 async def test_a_file_that_changes_after_the_survey_fails_by_line(directory):

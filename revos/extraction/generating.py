@@ -29,6 +29,7 @@ _FAULTS = (
     TypeError,
     ValueError,
     AttributeError,
+    ImportError,  # Of what a type of pydantic needs besides.
     RecursionError,
 )
 _TYPING = frozenset({"typing", "typing_extensions", "annotationlib"})
@@ -58,6 +59,8 @@ def generate(type_: Any) -> tuple[TypeAdapter[Any], dict[str, Any]]:
     """
     if not _is_type(type_):  # Which may hold what is to be in no message.
         raise NoSchemaError(f"an instance of {type(type_).__name__} is no type")
+    if type_ is pydantic.BaseModel:  # It makes a schema, and no instances.
+        raise NoSchemaError("BaseModel has no JSON schema: give a model of your own")
     try:
         return _generated(type_)
     except _FAULTS as error:

@@ -79,9 +79,17 @@ class WithOdd:
     odd: Odd
 
 
+class Needy:
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source, handler):
+        raise ImportError("email-validator is not installed")
+
+
 @pytest.mark.parametrize(
     ("type_", "words"),
     [
+        (pydantic.BaseModel, "give a model of your own"),
+        (Needy, "Needy has no JSON schema: email-validator is not installed"),
         (WithOdd, r"WithOdd\.odd"),
         (Arbitrary, "Arbitrary has no JSON schema"),
         (Calling, r"Calling\.call"),

@@ -318,7 +318,8 @@ async def cancel_everywhere(trial: Trial, *, exact: bool = True, **how: bool) ->
                 break
             sweep.attempts.append(attempt)
             assert not exact or attempt.places == plain.places[:number], attempt.places
-    assert len(sweep.attempts) == len(attempt.places)
+    # Where a kernel has a say in it, the last run may have had fewer than the one before.
+    assert not exact or len(sweep.attempts) == len(attempt.places)
     assert not exact or attempt.places == plain.places, attempt.places
     return sweep
 

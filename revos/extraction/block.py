@@ -95,6 +95,8 @@ class Block(ABC, Generic[T]):
             if self._given:
                 return self._given.popleft()
             if self._has_ended:
+                if not self._is_whole:
+                    await checkpoint()  # What has cancelled the work may have cancelled the taker.
                 self._check_whole()
                 return None
             await self._changed.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -89,14 +90,15 @@ class Block(ABC, Generic[T]):
 
         :raises RevosClosedError: it is not entered yet, was left, or was cancelled before its end
         """
-        self._entered()
+        own_scope = self._entered().cancel_scope
         await checkpoint()
         while not self._was_left:
             if self._given:
                 return self._given.popleft()
             if self._has_ended:
-                if not self._is_whole:
-                    await checkpoint()  # What has cancelled the work may have cancelled the taker.
+                is_cancelled = anyio.current_effective_deadline() == -math.inf
+                if not self._is_whole and is_cancelled and not own_scope.cancel_called:
+                    await checkpoint()  # What has cancelled the work has cancelled the taker, too.
                 self._check_whole()
                 return None
             await self._changed.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import define, field, frozen
 
@@ -292,29 +292,22 @@ def _is_busy(error: RevosError) -> bool:
     return isinstance(error, RevosAPIError) and error.status_code == 429
 
 
+_HELD_BACK: dict[str, tuple[Literal["length", "content_filter"], str]] = {
+    "length": ("length", "the answer was cut off at its longest: raise max_tokens of this model"),
+    "content_filter": ("content_filter", "the gateway's content filter held the answer back"),
+}
+
+
 def _check_whole(completion: Completion, target: Target) -> None:
     """:raises RevosValidationError: the model refused, or its answer is not whole"""
+    reason: Literal["refusal", "length", "content_filter"]
     if completion.refusal is not None:
-        raise RevosValidationError(
-            f"the model refused to answer: {completion.refusal}",
-            reason="refusal",
-            raw=completion.answer,
-            target=target.type,
-        )
-    if completion.finish_reason == "length":
-        raise RevosValidationError(
-            "the answer was cut off at its longest: raise max_tokens of this model",
-            reason="length",
-            raw=completion.answer,
-            target=target.type,
-        )
-    if completion.finish_reason == "content_filter":
-        raise RevosValidationError(
-            "the gateway's content filter held the answer back",
-            reason="content_filter",
-            raw=completion.answer,
-            target=target.type,
-        )
+        reason, words = "refusal", f"the model refused to answer: {completion.refusal}"
+    elif completion.finish_reason in _HELD_BACK:
+        reason, words = _HELD_BACK[completion.finish_reason]
+    else:
+        return
+    raise RevosValidationError(words, reason=reason, raw=completion.answer, target=target.type)
 
 
 def _no_answer(target: Target) -> RevosValidationError:

@@ -7,8 +7,7 @@ late, in a thread. Its coroutines run on asyncio, which is what LangChain's run 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,11 +20,18 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from revos.auth import BearerAuth, token_of
 from revos.config import ModelConfig
-from revos.errors import RevosAPIError, RevosError, RevosInputError, own_copy
-from revos.extraction.answers import Completion, Usage
-from revos.extraction.strategies import features_in
+from revos.errors import RevosAPIError, RevosError, own_copy
+from revos.extraction.answers import Completion
+from revos.extraction.api_errors import (
+    MALFORMED,
+    api_error,
+    is_temporary,
+    secrets_of,
+    unreachable,
+)
+from revos.extraction.messages import as_json, completion_of
 from revos.http_headers import retry_after_of
-from revos.redact import redact, strip, without_token
+from revos.redact import redact, strip
 from revos.token import AccessToken
 
 __all__ = ["complete", "make_llm", "model_ids", "stream"]
@@ -100,7 +106,7 @@ def _is_object(arguments: object) -> bool:
 
 def _as_text(arguments: object) -> str:
     decoded = json.loads(arguments, strict=False) if isinstance(arguments, str) else arguments
-    return decoded if isinstance(decoded, str) else _json(decoded)
+    return decoded if isinstance(decoded, str) else as_json(decoded)
 
 
 def make_llm(
@@ -154,22 +160,7 @@ async def complete(
     :raises RevosAPIError: the gateway refused, or could not be reached
     :raises RevosTokenError: no token could be had for the request
     """
-    told: RevosError
-    cause: BaseException | None
-    held = _held_by(llm)  # Another may be held by the time of the answer.
-    try:
-        message = await llm.ainvoke(list(messages), **options)
-    except RevosError as error:
-        told, cause = own_copy(error), error.__cause__
-    except (openai.OpenAIError, *_MALFORMED) as error:
-        tokens = {held, _held_by(llm)}
-        told = api_error(error, messages, tokens)
-        cause = strip(error, _secrets(error, tokens))
-    else:
-        return _completion_of(message, {held, _held_by(llm)}, _tool_in(options))
-    # Out here, or the context of the error would be the one that holds the request. And a copy in
-    # any case: the frames of the first one hold it, too.
-    raise told from cause
+    return await _completion(llm, messages, options, llm.ainvoke(list(messages), **options))
 
 
 async def stream(
@@ -185,42 +176,52 @@ async def stream(
     :raises RevosAPIError: the gateway refused, could not be reached, or ended too early
     :raises RevosTokenError: no token could be had for the request
     """
+    return await _completion(llm, messages, options, _collected(llm, messages, options, on_part))
+
+
+async def _collected(
+    llm: ChatOpenAI,
+    messages: Sequence[BaseMessage],
+    options: dict[str, Any],
+    on_part: Callable[[str], Awaitable[None]],
+) -> AIMessage:
     whole: AIMessageChunk | None = None
+    async for chunk in llm.astream(list(messages), **options):
+        whole = chunk if whole is None else whole + chunk
+        called = "".join(call["args"] or "" for call in chunk.tool_call_chunks)
+        if said := called or chunk.text:
+            # A cancellation here would leave the generators behind LangChain's, and the connection,
+            # to the garbage collector; in their next step it ends them all.
+            with anyio.CancelScope(shield=True):
+                await on_part(said)
+    if whole is None:
+        raise RevosAPIError("the gateway's answer has no parts", temporary=True)
+    return whole
+
+
+async def _completion(
+    llm: ChatOpenAI,
+    messages: Sequence[BaseMessage],
+    options: dict[str, Any],
+    answer: Awaitable[AIMessage],
+) -> Completion:
+    """The completion that is awaited, or the error of revos for what comes in its place."""
     told: RevosError
     cause: BaseException | None
-    held = _held_by(llm)
+    held = _held_by(llm)  # Another may be held by the time of the answer.
     try:
-        async for chunk in llm.astream(list(messages), **options):
-            whole = chunk if whole is None else whole + chunk
-            called = "".join(call["args"] or "" for call in chunk.tool_call_chunks)
-            if said := called or chunk.text:
-                # A cancellation here would leave the generators behind LangChain's, and the
-                # connection, to the garbage collector; in their next step it ends them all.
-                with anyio.CancelScope(shield=True):
-                    await on_part(said)
+        message = await answer
     except RevosError as error:
         told, cause = own_copy(error), error.__cause__
-    except (openai.OpenAIError, httpx2.HTTPError, *_MALFORMED) as error:
+    except (openai.OpenAIError, httpx2.HTTPError, *MALFORMED) as error:
         tokens = {held, _held_by(llm)}
         told = api_error(error, messages, tokens)
-        cause = strip(error, _secrets(error, tokens))
+        cause = strip(error, secrets_of(error, tokens))
     else:
-        if whole is not None:
-            return _completion_of(whole, {held, _held_by(llm)}, _tool_in(options))
-        told, cause = RevosAPIError("the gateway's answer has no parts", temporary=True), None
+        return completion_of(message, {held, _held_by(llm)}, _tool_in(options))
+    # Out here, or the context of the error would be the one that holds the request. And a copy in
+    # any case: the frames of the first one hold it, too.
     raise told from cause
-
-
-# What LangChain and the OpenAI client make of an answer that is no chat completion.
-_MALFORMED = (
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    IndexError,
-    RecursionError,
-    UserWarning,
-)
 
 
 def _held_by(llm: ChatOpenAI) -> AccessToken | None:
@@ -228,177 +229,9 @@ def _held_by(llm: ChatOpenAI) -> AccessToken | None:
     return client.auth.held() if client.auth is not None else None
 
 
-def _completion_of(
-    message: AIMessage, tokens: Collection[AccessToken | None], tool: str | None
-) -> Completion:
-    """What stands in the message; nothing of the tokens, were one sent back in it: an answer that
-    does not fit stands in an error.
-
-    :param tool: the name of the one that was to be called
-    """
-    answer = _call_of(message, tool) or message.text or None
-    refusal = message.additional_kwargs.get("refusal") or _refusal_part(message)
-    for token in tokens:
-        if answer is not None and token is not None:
-            answer = without_token(answer, token.value)
-        if refusal and token is not None:
-            refusal = without_token(str(refusal), token.value)
-    said, counted = message.response_metadata, message.usage_metadata
-    return Completion(
-        answer=answer,
-        finish_reason=_FINISH_REASONS.get(str(said.get("finish_reason")).lower()),
-        refusal=redact(str(refusal), ()) if refusal else None,
-        usage=Usage(counted["input_tokens"], counted["output_tokens"], counted["total_tokens"])
-        if counted
-        else Usage(),
-        model=said.get("model_name"),
-    )
-
-
-_HALVES = re.compile("[\ud800-\udfff]")
-
-# What gateways say in place of what the OpenAI API has.
-_FINISH_REASONS = {
-    "length": "length",
-    "max_tokens": "length",
-    "model_length": "length",
-    "content_filter": "content_filter",
-    "safety": "content_filter",
-}
-
-
-def _call_of(message: AIMessage, tool: str | None) -> str | None:
-    """The arguments (JSON) of the call of this tool, else of the first one, where there is any that
-    says something; of `function_call`, where a gateway knows no other.
-    """
-    calls: list[tuple[str | None, str | None]] = [
-        (call["name"], _json(call["args"]) if call["args"] else None) for call in message.tool_calls
-    ]
-    calls += [(call["name"], call["args"]) for call in message.invalid_tool_calls]
-    if legacy := message.additional_kwargs.get("function_call"):
-        calls.append((legacy.get("name"), legacy.get("arguments")))
-    said = [(name, arguments) for name, arguments in calls if arguments]
-    if not said:
-        return "{}" if message.tool_calls and not message.text.strip() else None
-    return next((arguments for name, arguments in said if name == tool), said[0][1])
-
-
-def _json(value: Any) -> str:
-    """JSON that can be sent: half of a character stays escaped."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if text.isascii() or not _HALVES.search(text) else json.dumps(value)
-
-
-def _refusal_part(message: AIMessage) -> str | None:
-    parts = [part for part in message.content if isinstance(part, dict)]
-    return next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
-
-
 def _tool_in(options: dict[str, Any]) -> str | None:
     tools = options.get("tools")
     return str(tools[0]["function"]["name"]) if tools else None
-
-
-def api_error(
-    error: Exception,
-    messages: Sequence[BaseMessage] = (),
-    tokens: Collection[AccessToken | None] = (),
-) -> RevosError:
-    """The error of revos for whatever a request ended in.
-
-    The OpenAI client may wrap what leaves an auth flow, and LangChain wraps once more: a
-    `RevosError` may be anywhere along the chain, and it is what the caller must see. Else the
-    innermost error of the OpenAI client is, which is no wrapper of LangChain's.
-    """
-    told: openai.APIError | None = None
-    link: BaseException | None = error
-    seen: set[int] = set()
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        if isinstance(link, RevosError):
-            return own_copy(link)
-        if isinstance(link, openai.APIError):
-            told = link
-        link = link.__cause__ or link.__context__
-    if isinstance(told, openai.APIStatusError):
-        return _refused(told, messages)
-    return _unexpected(error if told is None else told, tokens)
-
-
-def _unexpected(error: Exception, tokens: Collection[AccessToken | None]) -> RevosError:
-    if isinstance(error, openai.APITimeoutError):
-        return RevosAPIError("the gateway did not answer in time", temporary=True)
-    # In the middle of a stream it is of httpx2.
-    if isinstance(error, openai.APIConnectionError | httpx2.HTTPError):
-        return _unreachable(error.__cause__ or error)
-    if type(error) is openai.APIError:  # As an event of a stream.
-        words = redact(error.message, _secrets(error, tokens))
-        return RevosAPIError(f"the gateway broke its answer off: {words}", temporary=True)
-    if isinstance(error, UnicodeEncodeError):
-        return RevosInputError("the prompt has half of a character (a lone surrogate) in it")
-    if isinstance(error, ValueError) and error.args and isinstance(error.args[0], dict):
-        return _error_in_answer(error.args[0], tokens)
-    return RevosAPIError(
-        f"the gateway's answer is no chat completion ({type(error).__name__}): check REVOS_BASE_URL"
-    )
-
-
-def _error_in_answer(told: dict[str, Any], tokens: Collection[AccessToken | None]) -> RevosAPIError:
-    """Some gateways that ask others answer 200 with the error of those."""
-    code = told.get("code")
-    status = code if isinstance(code, int) and 400 <= code < 600 else 200
-    words = redact(str(told.get("message") or told), _values_of(tokens))
-    return RevosAPIError(
-        f"the gateway answered with an error in place of a completion: {words}",
-        status_code=status,
-        temporary=_passes(status),
-    )
-
-
-def _passes(status: int) -> bool:
-    return status in (408, 409, 425, 429) or status >= 500
-
-
-def _unreachable(error: BaseException) -> RevosAPIError:
-    return RevosAPIError(
-        f"the gateway could not be reached ({type(error).__name__}): check REVOS_BASE_URL and the "
-        "network",
-        temporary=True,
-    )
-
-
-def _token_in(error: BaseException) -> list[str]:
-    """The token that the request had, which a gateway may have sent back."""
-    request = getattr(error, "request", None)
-    return [token_of(request)] if request is not None else []
-
-
-def _secrets(error: BaseException, tokens: Collection[AccessToken | None]) -> list[str]:
-    return [*_token_in(error), *_values_of(tokens)]
-
-
-def _values_of(tokens: Collection[AccessToken | None]) -> list[str]:
-    return [token.value for token in tokens if token is not None]
-
-
-def _refused(error: openai.APIStatusError, messages: Sequence[BaseMessage]) -> RevosAPIError:
-    status = error.status_code
-    said = error.response.text
-    told = error.body.get("message") if isinstance(error.body, dict) else None
-    words = redact(told if isinstance(told, str) else said or error.message, _token_in(error))
-    what = "check the model's id" if status == 404 else "check the request and the gateway"
-    if status in (401, 403):
-        what = "check that the client may use this model"
-    if status == 429 or status >= 500:
-        what = "try again later"
-    return RevosAPIError(
-        f"the gateway refused with HTTP {status}: {words} ({what})",
-        status_code=status,
-        features=features_in(said, [message.text for message in messages]),
-        code=redact(error.code, _token_in(error)) if isinstance(error.code, str) else None,
-        retry_after=retry_after_of(error.response.headers.get("retry-after")),
-        temporary=_passes(status),
-    )
 
 
 async def model_ids(http: httpx2.AsyncClient, base_url: str) -> list[str]:
@@ -412,15 +245,15 @@ async def model_ids(http: httpx2.AsyncClient, base_url: str) -> list[str]:
     except httpx2.HTTPError as error:
         cause = strip(error)
     if cause is not None:  # Raised out here for the same reason as in `complete`.
-        raise _unreachable(cause) from cause
+        raise unreachable(cause) from cause
     if response.status_code != 200:
         raise RevosAPIError(
             f"the gateway refused to list its models with HTTP {response.status_code}",
             status_code=response.status_code,
             retry_after=retry_after_of(response.headers.get("retry-after")),
-            temporary=response.status_code == 429 or response.status_code >= 500,
+            temporary=is_temporary(response.status_code),
         )
-    with suppress(*_MALFORMED):
+    with suppress(*MALFORMED):
         # As they may be shown: they stand in an error where a model is unknown.
         sent = [token_of(response.request)]
         return [redact(str(model["id"]), sent) for model in response.json()["data"]]

@@ -13,7 +13,7 @@ from langchain_core.prompts import (
     PromptTemplate,
 )
 
-from revos import RevosAPIError, RevosInputError, TokenManager
+from revos import RevosAPIError, RevosInputError
 
 SAID = '{"name": "Ada"}'
 IMAGE = "data:image/png;base64,{data}"
@@ -21,18 +21,6 @@ IMAGE = "data:image/png;base64,{data}"
 
 class Person(pydantic.BaseModel):
     name: str
-
-
-@pytest.fixture
-async def tm(revos_gateway):
-    async with TokenManager(revos_gateway.config(max_retries=1)) as manager:
-        yield manager
-
-
-@pytest.fixture
-async def gpt4(tm):
-    async with tm.extractor("gpt-4") as extractor:
-        yield extractor
 
 
 async def sent(extractor, gateway, prompt, /, **variables):

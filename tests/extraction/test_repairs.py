@@ -7,7 +7,7 @@ import json
 import pydantic
 import pytest
 
-from revos import RevosAPIError, RevosInputError, RevosValidationError, TokenManager
+from revos import RevosAPIError, RevosInputError, RevosValidationError
 from revos.extraction.answers import Usage
 from revos.testing import Answer
 
@@ -44,12 +44,6 @@ def completion(finish_reason="stop", usage=(1, 2, 3), **message):
         }
         | ({"usage": dict(zip(names, usage, strict=True))} if usage else {})
     )
-
-
-@pytest.fixture
-async def tm(revos_gateway):
-    async with TokenManager(revos_gateway.config(max_retries=1)) as manager:
-        yield manager
 
 
 @pytest.fixture(params=STRATEGIES)

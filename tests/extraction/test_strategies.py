@@ -170,12 +170,6 @@ SOMETHING_ELSE = {
 }
 
 
-@pytest.fixture
-async def tm(revos_gateway):
-    async with TokenManager(revos_gateway.config(max_retries=1)) as manager:
-        yield manager
-
-
 def strategies_of(gateway):
     """How each request asked for the shape."""
     return [

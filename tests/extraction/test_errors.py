@@ -29,18 +29,6 @@ class Person(pydantic.BaseModel):
 
 
 @pytest.fixture
-async def tm(revos_gateway):
-    async with TokenManager(revos_gateway.config(max_retries=1)) as manager:
-        yield manager
-
-
-@pytest.fixture
-async def gpt4(tm):
-    async with tm.extractor("gpt-4") as extractor:
-        yield extractor
-
-
-@pytest.fixture
 async def api():
     """The API of a gateway, byte for byte."""
     return RawEndpoint()

@@ -41,18 +41,6 @@ class Person(pydantic.BaseModel):
 ADA = Person(name="Ada", age=36)
 
 
-@pytest.fixture
-async def tm(revos_gateway):
-    async with TokenManager(revos_gateway.config(max_retries=1)) as manager:
-        yield manager
-
-
-@pytest.fixture
-async def gpt4(tm):
-    async with tm.extractor("gpt-4") as extractor:
-        yield extractor
-
-
 async def extract(extractor):
     return await extractor.extract(Person, PROMPT, text="Ada, 36")
 

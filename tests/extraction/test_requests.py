@@ -25,18 +25,6 @@ class Person(pydantic.BaseModel):
     age: int
 
 
-@pytest.fixture
-async def tm(revos_gateway):
-    async with TokenManager(revos_gateway.config(max_retries=1)) as manager:
-        yield manager
-
-
-@pytest.fixture
-async def gpt4(tm):
-    async with tm.extractor("gpt-4") as extractor:
-        yield extractor
-
-
 def format_sent(gateway):
     return gateway.chat_log[-1].payload["response_format"]["json_schema"]
 

@@ -23,10 +23,11 @@ from contextlib import contextmanager
 import anyio
 import pydantic
 
-from revos import TokenManager, load_config
+from revos import Config, TokenManager, load_config
 
 CONCURRENCY = 50
 ANSWER_SECONDS = 0.02
+MOST_OPENING_MS = 2
 PROMPT = "Extract the person: {text}"
 TARGETS = {
     "LangChain's abatch, over it": 1.2,
@@ -101,16 +102,23 @@ def gateway() -> Iterator[str]:
 # The ways: each gives the seconds for all documents.
 
 
-async def by_revos(url: str, texts: list[str]) -> float:
+def config_of(url: str) -> Config:
     environ = {
         "REVOS_CLIENT_ID": "me",
         "REVOS_CLIENT_SECRET": "not-checked",
         "REVOS_TOKEN_URL": f"{url}/token",
         "REVOS_BASE_URL": f"{url}/v1",
         "LLM_MODELS_GPT_4_MODEL": "gpt-4",
+        "LLM_MODELS_CLAUDE_4_MODEL": "claude-4",
     }
-    config = load_config(environ=environ, env_file=None)
-    async with TokenManager(config) as tm, tm.extractor("gpt-4", max_concurrency=CONCURRENCY) as ex:
+    return load_config(environ=environ, env_file=None)
+
+
+async def by_revos(url: str, texts: list[str]) -> float:
+    async with (
+        TokenManager(config_of(url)) as tm,
+        tm.extractor("gpt-4", max_concurrency=CONCURRENCY) as ex,
+    ):
         await ex.extract(Person, PROMPT, text="warm")
         started = time.perf_counter()
         async with ex.extract_many(Person, PROMPT, texts) as results:
@@ -183,7 +191,18 @@ def in_child(name: str, backend: str, url: str, count: int) -> float:
     return float(done.stdout)
 
 
-WAYS = {way.__name__: way for way in (by_revos, by_abatch, by_bare_client)}
+async def openings(url: str, texts: list[str]) -> float:
+    """The longest of many openings after the first, of one model and of another."""
+    longest = 0.0
+    async with TokenManager(config_of(url)) as tm, tm.extractor("gpt-4"):
+        for name in ("claude-4", *["gpt-4"] * len(texts)):
+            started = time.perf_counter()
+            async with tm.extractor(name):
+                longest = max(longest, time.perf_counter() - started)
+    return longest
+
+
+WAYS = {way.__name__: way for way in (by_revos, by_abatch, by_bare_client, openings)}
 
 
 def main(count: int = 2000, rounds: int = 3) -> int:
@@ -205,7 +224,12 @@ def main(count: int = 2000, rounds: int = 3) -> int:
             )
             for what, ratio in zip(TARGETS, ratios, strict=True):
                 seen[what].append(ratio)
-    missed = 0
+        opening = min(in_child("openings", "asyncio", url, 50) for _ in range(rounds)) * 1000
+    missed = int(opening >= MOST_OPENING_MS)
+    print(
+        f"{'missed' if missed else 'met':7} {opening:.2f} ms for a further extractor "
+        f"(< {MOST_OPENING_MS})"
+    )
     for what, target in TARGETS.items():
         ratio = statistics.median(seen[what])
         missed += ratio < target

@@ -176,6 +176,12 @@ class HungDisk:
         self._released.wait()
         return self._read(path)
 
+    async def until_begun(self) -> None:
+        """One that has not begun when its test is over would hang in the disk of the next test."""
+        with anyio.fail_after(10):
+            while not self.begun:
+                await anyio.sleep(0.001)
+
     def release(self) -> None:
         self._released.set()
 

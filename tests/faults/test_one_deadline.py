@@ -192,8 +192,7 @@ async def test_a_secret_file_that_hangs_leaves_the_fallback_its_thread(hung_disk
     ):
         tasks.start_soon(ask, tm)
         with anyio.fail_after(PATIENCE):
-            while not hung_disk.begun:
-                await anyio.sleep(0.001)
+            await hung_disk.until_begun()
             clock.turn(30)
             while not tokens:
                 await anyio.sleep(0.001)

@@ -39,7 +39,7 @@ async def test_the_loop_runs_on_while_a_secret_file_blocks(tmp_path, hung_disk):
     settings = config(client_secret=None, client_secret_file=str(path))
 
     async with TokenManager(settings, http_client=token_endpoint.client()) as tm:
-        await anyio.wait_all_tasks_blocked()  # The reader is stuck in its thread, and we are not.
+        await hung_disk.until_begun()  # The reader is stuck in its thread, and we are not.
         assert tm.health().reason == "no usable token yet"
         hung_disk.release()
         await tm.get_token()
@@ -52,7 +52,7 @@ async def test_leaving_does_not_wait_for_a_secret_file_that_blocks(hung_disk):
 
     with anyio.fail_after(10):
         async with TokenManager(settings, http_client=ScriptedEndpoint().client()):
-            await anyio.wait_all_tasks_blocked()
+            await hung_disk.until_begun()
 
 
 async def test_a_secret_file_that_never_answers_holds_one_thread(hung_disk):
@@ -67,8 +67,7 @@ async def test_a_secret_file_that_never_answers_holds_one_thread(hung_disk):
     async with manager_over(ScriptedEndpoint(), clock, config=settings) as tm:
         async with anyio.create_task_group() as callers:
             callers.start_soon(ask)
-            while not hung_disk.begun:
-                await anyio.sleep(0.001)
+            await hung_disk.until_begun()
             await clock.advance(7)
         for _ in range(2):
             tm.reset()

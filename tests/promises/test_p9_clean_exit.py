@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from functools import partial
 from types import SimpleNamespace
 
@@ -785,6 +786,59 @@ async def test_an_unexpected_exception_where_langchain_runs_leaves_the_block_bar
             await tm.list_models()
 
     assert caught.value is error
+
+
+async def test_an_unexpected_exception_ends_the_body_and_refuses_who_still_asks_in_its_cleanup():
+    endpoint, refused = ScriptedEndpoint(), []
+    endpoint.script = [ZeroDivisionError("made up")]
+
+    with pytest.raises(ZeroDivisionError):
+        async with manager(endpoint) as tm:
+            try:
+                with anyio.move_on_after(PATIENCE) as patience:
+                    await anyio.sleep_forever()
+            finally:
+                with anyio.move_on_after(PATIENCE, shield=True):
+                    with pytest.raises(RevosClosedError):
+                        await tm.get_token()
+                    refused.append(True)
+
+    assert not patience.cancelled_caught
+    assert refused == [True]
+
+
+async def test_an_unexpected_exception_leads_to_no_value_of_the_request():
+    endpoint = ScriptedEndpoint()
+    endpoint.script = [ZeroDivisionError("made up")]
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        async with manager(endpoint):
+            await anyio.sleep_forever()
+
+    steps = [frame for frame, _ in traceback.walk_tb(caught.tb)]
+    sending = [frame.f_locals for frame in steps if frame.f_code.co_name == "_send"]
+    assert sending == [{}]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_exit_where_the_manager_itself_runs_is_bare_around_its_block(run, kind):
+    endpoint, went_on = ScriptedEndpoint(), []
+
+    def leave():
+        raise kind
+
+    endpoint.script = [leave]
+
+    async def main():
+        with pytest.raises(kind):
+            async with manager(endpoint):
+                await anyio.sleep_forever()
+        went_on.append(True)
+
+    with contextlib.suppress(kind):  # Asyncio ends the run by it, too.
+        run(main)
+
+    assert went_on == [True]
 
 
 async def test_stopping_a_manager_whose_loop_failed_raises_what_it_did_not_expect():

@@ -8,6 +8,7 @@ import gc
 import itertools
 import threading
 import time
+import traceback
 from functools import partial
 
 import anyio
@@ -27,6 +28,7 @@ from revos import (
     TokenManager,
     get_langchain_extractor,
 )
+from revos.extraction import runtime
 from revos.testing import Answer
 from revos.token import fingerprint_of
 
@@ -200,7 +202,7 @@ async def test_a_call_that_fails_on_its_way_out_when_the_manager_is_left_is_ende
         try:
             await extractor.run_asyncio(fail_when_cancelled)
         except Exception as error:  # noqa: BLE001 - it is looked at afterwards
-            errors.append(type(error))
+            errors.append(error)
 
     async with anyio.create_task_group() as tasks, TokenManager(revos_gateway.config()) as tm:
         extractor = await tm.extractor("gpt-4").__aenter__()
@@ -208,7 +210,8 @@ async def test_a_call_that_fails_on_its_way_out_when_the_manager_is_left_is_ende
         while not started.is_set():
             await anyio.sleep(0.001)
 
-    assert errors == [RevosClosedError]
+    assert [type(error) for error in errors] == [RevosClosedError]
+    assert "ConnectionError" not in "".join(traceback.format_exception(errors[0]))
 
 
 async def test_extractions_leave_no_cancel_scope_behind(gpt4):
@@ -282,6 +285,23 @@ async def test_leaving_while_the_loop_behind_the_extractors_opens_leaves_no_thre
                 await anyio.sleep(0)
 
         assert threads_of_revos() == []
+
+
+async def test_the_loop_behind_the_extractors_is_not_awaited_in_the_thread_of_the_manager(
+    monkeypatch, revos_gateway
+):
+    waiting, start = [], runtime.start_blocking_portal
+
+    @contextlib.contextmanager
+    def noted(*args, **options):
+        waiting.append(threading.get_ident())
+        with start(*args, **options) as portal:
+            yield portal
+
+    monkeypatch.setattr(runtime, "start_blocking_portal", noted)
+
+    async with TokenManager(revos_gateway.config()) as tm, tm.extractor("gpt-4"):
+        assert threading.get_ident() not in waiting
 
 
 # Retries.

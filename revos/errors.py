@@ -102,7 +102,8 @@ class RevosAPIError(RevosError):
     :ivar code: the gateway's own `error.code`, or None
     :ivar retry_after: seconds that the gateway asked to wait, or None
     :ivar available_models: for an unknown model id, the ids that the gateway accepts
-    :ivar features: what of the request the gateway's words name: `json_schema`, `tools`
+    :ivar features: what of the request the gateway's words name: `json_schema`, `tools`,
+        `stream_options`
     """
 
     def __init__(

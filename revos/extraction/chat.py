@@ -16,6 +16,7 @@ import httpx2
 import langchain_openai
 import openai
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from revos.auth import BearerAuth, token_of
@@ -67,8 +68,9 @@ class _SyncClient(_WithAuth, openai.OpenAI):
 class ChatOpenAI(langchain_openai.ChatOpenAI):
     """As it is, and by its own name in traces; but it takes what models say in place of a call's
     arguments: an object not encoded, one encoded twice, a list. LangChain's messages hold encoded
-    objects only, and what such an answer cost would be lost; so it is handed on as a text. And the
-    words of a refusal are kept in a stream.
+    objects only, and what such an answer cost would be lost; so it is handed on as a text. What
+    is said is the assistant's, whatever role the gateway names. And the words of a refusal are kept
+    in a stream.
     """
 
     def _create_chat_result(
@@ -76,6 +78,10 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
     ) -> ChatResult:
         for choice in getattr(response, "choices", None) or ():
             message: Any = getattr(choice, "message", None)
+            if hasattr(message, "role"):
+                message.role = "assistant"
+            if isinstance(getattr(message, "content", None), dict):
+                message.content = as_json(message.content)
             for call in getattr(message, "tool_calls", None) or ():
                 arguments = getattr(getattr(call, "function", None), "arguments", None)
                 if arguments is not None and not _is_object(arguments):
@@ -87,8 +93,10 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
     def _convert_chunk_to_generation_chunk(
         self, chunk: dict[str, Any], *args: Any, **kwargs: Any
     ) -> ChatGenerationChunk | None:
-        converted = super()._convert_chunk_to_generation_chunk(chunk, *args, **kwargs)
         delta = chunk["choices"][0].get("delta") if chunk.get("choices") else None
+        if delta and delta.get("role"):
+            delta["role"] = "assistant"
+        converted = super()._convert_chunk_to_generation_chunk(chunk, *args, **kwargs)
         if converted is not None and delta and delta.get("refusal"):
             converted.message.additional_kwargs["refusal"] = delta["refusal"]
         return converted
@@ -176,6 +184,14 @@ async def stream(
     :raises RevosAPIError: the gateway refused, could not be reached, or ended too early
     :raises RevosTokenError: no token could be had for the request
     """
+    counted = {**options, "stream_options": {"include_usage": True}}
+    try:
+        return await _completion(
+            llm, messages, options, _collected(llm, messages, counted, on_part)
+        )
+    except RevosAPIError as error:
+        if error.status_code not in (400, 422) or "stream_options" not in error.features:
+            raise
     return await _completion(llm, messages, options, _collected(llm, messages, options, on_part))
 
 
@@ -186,8 +202,13 @@ async def _collected(
     on_part: Callable[[str], Awaitable[None]],
 ) -> AIMessage:
     whole: AIMessageChunk | None = None
+    usage: UsageMetadata | None = None
+    ended: dict[str, Any] = {}
     async for chunk in llm.astream(list(messages), **options):
         whole = chunk if whole is None else whole + chunk
+        # Some gateways say these in each part, which LangChain adds up: the last count is of all.
+        usage = chunk.usage_metadata or usage
+        ended = {**chunk.response_metadata, **ended}
         called = "".join(call["args"] or "" for call in chunk.tool_call_chunks)
         if said := called or chunk.text:
             # A cancellation here would leave the generators behind LangChain's, and the connection,
@@ -196,6 +217,7 @@ async def _collected(
                 await on_part(said)
     if whole is None:
         raise RevosAPIError("the gateway's answer has no parts", temporary=True)
+    whole.usage_metadata, whole.response_metadata = usage, ended
     return whole
 
 

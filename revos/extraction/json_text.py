@@ -113,7 +113,7 @@ def _known_of(value: str) -> Any:
         value = without_number
     try:
         return from_json(value, allow_partial="trailing-strings")
-    except ValueError:
+    except (ValueError, TypeError):  # The latter for half of a character.
         return None
 
 

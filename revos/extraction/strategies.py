@@ -36,7 +36,7 @@ Strategy = Literal["auto", "json_schema", "tools", "json_text"]
 STEPS: tuple[Step, ...] = get_args(Step)
 
 # What a gateway's refusal of the feature has in its text, param or code.
-_NAMES: dict[Step, re.Pattern[str]] = {
+_NAMES: dict[str, re.Pattern[str]] = {
     "json_schema": re.compile(
         r"response[_ ]?(format|schema|mime_?type)|output[_ ](format|config)|json[_ -]?(schema|mode)"
         r"|structured[_ ]?output|guided[_ ](json|decoding)|\bgrammar\b"
@@ -45,7 +45,8 @@ _NAMES: dict[Step, re.Pattern[str]] = {
     "tools": re.compile(
         r"(?<![a-z])(tool|function)s?(?![a-z])|(tool|function)(choice|config|call)"
     ),
-    "json_text": re.compile(r"(?!)"),
+    # What a stream has besides.
+    "stream_options": re.compile(r"stream[_ ]?options?|include_usage"),
 }
 # Refusals of what was sent, whose words may name anything: OpenAI's of a long prompt tells how many
 # of its tokens are in functions.
@@ -108,7 +109,7 @@ def features_in(words: str, sent: Iterable[str] = ()) -> tuple[str, ...]:
     words = words.lower()
     if _OF_THE_CONTENT.search(words):
         return ()
-    return tuple(step for step in STEPS if _NAMES[step].search(words))
+    return tuple(name for name, pattern in _NAMES.items() if pattern.search(words))
 
 
 def _without_echoes(value: Any) -> Any:

@@ -14,10 +14,16 @@ from typing import Any
 
 __all__ = ["json_values", "known_so_far"]
 
-_THOUGHTS = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
-_UNFINISHED_THOUGHT = re.compile(r"<think(?:ing)?>")
-# Some chat templates put the opening tag into the prompt, so that only the closing one is said.
-_END_OF_THOUGHTS = ("</think>", "</thinking>")
+_THINKING = r"(?:think(?:ing)?|thoughts?|reasoning|reflection)"
+_THOUGHTS = re.compile(
+    rf"<{_THINKING}>.*?</{_THINKING}>|\[{_THINKING}\].*?\[/{_THINKING}\]", re.DOTALL | re.IGNORECASE
+)
+_UNFINISHED_THOUGHT = re.compile(rf"<{_THINKING}>|\[{_THINKING}\]", re.IGNORECASE)
+# Some chat templates put the opening tag into the prompt, so that only the closing one is said; and
+# some gateways hand on the channels of gpt-oss, of which the last is the answer.
+_END_OF_THOUGHTS = re.compile(
+    rf"</{_THINKING}>|\[/{_THINKING}\]|<\|channel\|>final\b", re.IGNORECASE
+)
 _FENCED = re.compile(r"```[\w+-]*(.*?)```", re.DOTALL)
 # Where somebody began to write JSON, be it well or badly: a bracket of the prose is none.
 _START = re.compile(
@@ -43,9 +49,8 @@ def json_values(text: str) -> Iterator[str]:
     if _end_of_value(decoder, text, 0) == len(text):
         yield text
         return
-    said = text
-    for end in _END_OF_THOUGHTS:
-        said = said.rpartition(end)[2]
+    past = max((end.end() for end in _END_OF_THOUGHTS.finditer(text)), default=0)
+    said = text[past:]
     found = False
     for value in _values_in(decoder, said):
         found = True

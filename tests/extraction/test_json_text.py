@@ -62,6 +62,15 @@ def test_what_is_fenced_comes_before_what_is_not(language):
     [
         pytest.param('<think>{"name": "Bob"}?</think>' + ADA, id="in tags"),
         pytest.param('<thinking>\n{"name": "Bob"}\n</thinking>\n' + ADA, id="in other tags"),
+        pytest.param('<THINK>{"name": "Bob"}</THINK>' + ADA, id="in capitals"),
+        pytest.param('<thought>{"name": "Bob"}</thought>' + ADA, id="in a third tag"),
+        pytest.param('<reasoning>{"name": "Bob"}</reasoning>' + ADA, id="in a fourth tag"),
+        pytest.param('[THINK]{"name": "Bob"}[/THINK]' + ADA, id="in brackets"),
+        pytest.param(
+            '<|channel|>analysis<|message|>{"name": "Bob"}<|end|><|start|>assistant'
+            "<|channel|>final <|constrain|>json<|message|>" + ADA,
+            id="in a channel",
+        ),
         pytest.param('{"name": "Bob"}? No.\n</think>\n' + ADA, id="begun in the prompt"),
         pytest.param('<think>{</think> so <think>["Bob"]</think>' + ADA, id="twice"),
         pytest.param(ADA + "<think>", id="begun and never had"),

@@ -216,6 +216,14 @@ ELSEWHERE = {
     "a call and prose": {"tool_calls": [called(SAID)], "content": "I call the tool."},
     "an empty call and text": {"tool_calls": [called("{}")], "content": SAID},
     "a call as it was before tools": {"function_call": {"name": "Person", "arguments": SAID}},
+    "an object in such a call": {
+        "function_call": {"name": "Person", "arguments": json.loads(SAID)}
+    },
+    "an object in place of a text": {"content": json.loads(SAID)},
+    "the user's role": {"role": "user", "content": SAID},
+    "a role of others": {"role": "model", "content": SAID},
+    "the role of tools": {"role": "tool", "content": SAID},
+    "no role": {"role": None, "content": SAID},
 }
 
 

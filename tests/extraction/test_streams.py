@@ -17,6 +17,7 @@ from revos import (
     RevosInputError,
     RevosValidationError,
     TokenManager,
+    Usage,
 )
 from revos.testing import Answer, serve_gateway
 
@@ -365,3 +366,82 @@ def test_a_stream_is_cancelled_anywhere_and_leaves_nothing(everywhere):
     assert swept.count_in("PartialExtraction.__anext__") >= 1
     assert swept.count_in("Block.__aexit__") >= 1
     assert swept.slowest < 0.1
+
+
+def ended(**more):
+    counted = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    return chunk({}, "stop") | {"usage": counted} | more
+
+
+async def test_what_a_stream_says_in_each_of_its_parts_is_counted_and_told_once(ex, revos_gateway):
+    revos_gateway.chat_script.append(
+        streamed(chunk({"content": json.dumps(FIG.model_dump())}), ended(), ended())
+    )
+
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        await all_of(parts)
+
+    assert parts.value == FIG
+    assert parts.result.usage == Usage(10, 5, 15)
+    assert parts.result.model == "gpt-4"
+
+
+async def test_a_cut_off_stream_that_says_so_twice_is_told_as_cut_off(ex, revos_gateway):
+    revos_gateway.chat_script.append(streamed(BEGUN, *[chunk({}, "length")] * 2))
+
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        with pytest.raises(RevosValidationError) as raised:
+            await all_of(parts)
+
+    assert raised.value.reason == "length"
+
+
+REFUSED_OPTIONS = {
+    "of old azure": (400, {"message": "Unrecognized request argument supplied: stream_options"}),
+    "by param": (400, {"message": "unknown", "param": "stream_options"}),
+    "of pydantic": (422, {"message": "body.stream_options: Extra inputs are not permitted"}),
+}
+
+
+@pytest.mark.parametrize(("status", "error"), REFUSED_OPTIONS.values(), ids=REFUSED_OPTIONS)
+async def test_a_gateway_that_does_not_count_streams_is_asked_without(
+    ex, revos_gateway, status, error
+):
+    revos_gateway.chat_script.extend(
+        [
+            Answer(status=status, body={"error": error}),
+            streamed(chunk({"content": json.dumps(FIG.model_dump())}), chunk({}, "stop")),
+        ]
+    )
+
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        await all_of(parts)
+
+    assert parts.value == FIG
+    assert parts.result.usage == Usage()
+    assert ["stream_options" in request.payload for request in revos_gateway.chat_log] == [
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("role", ["user", "model", "tool", ""])
+async def test_what_is_streamed_is_the_answer_whatever_role_is_named(ex, revos_gateway, role):
+    revos_gateway.chat_script.append(
+        streamed(chunk({"role": role, "content": json.dumps(FIG.model_dump())}), ended())
+    )
+
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        await all_of(parts)
+
+    assert parts.value == FIG
+
+
+async def test_half_a_character_at_the_end_of_a_part_does_not_fit(ex, revos_gateway):
+    revos_gateway.chat_script.append(
+        streamed(chunk({"content": '{"name": "\ud83d'}), chunk({}, "stop"))
+    )
+
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        with pytest.raises(RevosValidationError):
+            await all_of(parts)

@@ -288,7 +288,7 @@ async def test_leaving_while_the_loop_behind_the_extractors_opens_leaves_no_thre
 
 
 async def test_the_loop_behind_the_extractors_is_not_awaited_in_the_thread_of_the_manager(
-    monkeypatch, revos_gateway
+    anyio_backend_name, monkeypatch, revos_gateway
 ):
     waiting, start = [], runtime.start_blocking_portal
 
@@ -302,6 +302,7 @@ async def test_the_loop_behind_the_extractors_is_not_awaited_in_the_thread_of_th
 
     async with TokenManager(revos_gateway.config()) as tm, tm.extractor("gpt-4"):
         assert threading.get_ident() not in waiting
+    assert len(waiting) == (anyio_backend_name == "trio")
 
 
 # Retries.

@@ -82,10 +82,14 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
                 message.role = "assistant"
             if isinstance(getattr(message, "content", None), dict):
                 message.content = as_json(message.content)
-            for call in getattr(message, "tool_calls", None) or ():
-                arguments = getattr(getattr(call, "function", None), "arguments", None)
+            calls = [
+                getattr(call, "function", None)
+                for call in getattr(message, "tool_calls", None) or ()
+            ]
+            for call in (*calls, getattr(message, "function_call", None)):
+                arguments = getattr(call, "arguments", None)
                 if arguments is not None and not _is_object(arguments):
-                    message.tool_calls = None
+                    message.tool_calls = message.function_call = None
                     message.content = _as_text(arguments)
                     break
         return super()._create_chat_result(response, generation_info)

@@ -66,9 +66,7 @@ def _call_of(message: AIMessage, tool: str | None) -> str | None:
     ]
     calls += [(call["name"], call["args"]) for call in message.invalid_tool_calls]
     if legacy := message.additional_kwargs.get("function_call"):
-        arguments = legacy.get("arguments")
-        said_so = arguments is None or isinstance(arguments, str)
-        calls.append((legacy.get("name"), arguments if said_so else as_json(arguments)))
+        calls.append((legacy.get("name"), legacy.get("arguments")))
     said = [(name, arguments) for name, arguments in calls if arguments]
     if not said:
         return "{}" if message.tool_calls and not message.text.strip() else None

@@ -219,6 +219,9 @@ ELSEWHERE = {
     "an object in such a call": {
         "function_call": {"name": "Person", "arguments": json.loads(SAID)}
     },
+    "such a call that is encoded twice": {
+        "function_call": {"name": "Person", "arguments": json.dumps(SAID)}
+    },
     "an object in place of a text": {"content": json.loads(SAID)},
     "the user's role": {"role": "user", "content": SAID},
     "a role of others": {"role": "model", "content": SAID},

@@ -386,8 +386,9 @@ async def test_what_a_stream_says_in_each_of_its_parts_is_counted_and_told_once(
     assert parts.result.model == "gpt-4"
 
 
-async def test_a_cut_off_stream_that_says_so_twice_is_told_as_cut_off(ex, revos_gateway):
-    revos_gateway.chat_script.append(streamed(BEGUN, *[chunk({}, "length")] * 2))
+@pytest.mark.parametrize("after", ["length", "stop"])
+async def test_a_stream_ends_for_the_first_reason_that_is_said(ex, revos_gateway, after):
+    revos_gateway.chat_script.append(streamed(BEGUN, chunk({}, "length"), chunk({}, after)))
 
     async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
         with pytest.raises(RevosValidationError) as raised:

@@ -20,6 +20,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
+from math import isfinite
 from typing import Any, Literal, TypeAlias
 
 from attrs import define, field, frozen
@@ -221,6 +222,11 @@ class Reader:
         if isinstance(id_, bool) or not isinstance(id_, str | int | float | None):
             raise _MisfitError(
                 f"the id ({self.id_field!r}) must be a string or a number, not {_json_type(id_)}"
+            )
+        if isinstance(id_, float) and not isfinite(id_):
+            raise _MisfitError(
+                f"the id ({self.id_field!r}) must be a finite number: JSON, in which it is written "
+                "with the result, has no other"
             )
         if id_ is None or id_ == "":
             id_ = self._place

@@ -157,6 +157,8 @@ def open_output(path: Path | None, *, resume: bool = False) -> Iterator[Output]:
     if path is None:
         if resume:
             raise RevosInputError("--resume needs -o: only a file tells what is done")
+        if sys.stdout is None:  # Its descriptor may be that of something else by now.
+            raise RevosInputError("standard output is closed: choose a file with -o")
         yield Output(None, set(), 1)
         return
     output = _opened(path, resume=resume)

@@ -90,6 +90,8 @@ def test_a_number_and_its_digits_are_one_id():
         (b"{}", "(there is: nothing)"),
         (b'{"id": [1], "text": "a"}', "f:2: the id ('id') must be a string or a number, not a l"),
         (b'{"id": true, "text": "a"}', "not true or false"),
+        (b'{"id": NaN, "text": "a"}', "f:2: the id ('id') must be a finite number"),
+        (b'{"id": -1e999, "text": "a"}', "f:2: the id ('id') must be a finite number"),
         (b'{"text": "\\ud800"}', "f:2: a text has half of a surrogate pair"),
         (b"[" * 100_000, "f:2: not JSON that can be read: it is nested too deeply"),
         (b'{"text": ' + b"1" * 5000 + b"}", "f:2: not JSON that can be read: "),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import threading
 
 import pytest
@@ -43,6 +44,14 @@ def test_without_an_output_results_are_printed_and_failures_told(extract, files,
     failure, summary = told.err.splitlines()
     assert json.loads(failure)["id"] == 0
     assert summary.startswith("revos: 1 done, 1 failed (standard error), ")
+
+
+def test_results_that_have_nowhere_to_go_are_not_asked_for(extract, files, gateway, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)  # As in `revos extract … >&-`.
+    told = extract(files.people(2))
+    assert told.code == 2
+    assert "standard output is closed: choose a file with -o" in told.err
+    assert (gateway.token_requests, len(gateway.chat_log)) == (0, 0)
 
 
 @pytest.mark.parametrize(

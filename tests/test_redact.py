@@ -56,6 +56,12 @@ def test_a_token_is_taken_out_of_a_text_that_goes_on_to_be_used_in_every_form(wr
     assert without_token(f"a {written}\n b", SECRET) == "a ***\n b"
 
 
+def test_of_two_forms_of_a_token_the_longer_one_is_taken_out():
+    token = "\\" + "a" * 20
+
+    assert without_token(json.dumps(token), token) == '"***"'
+
+
 def test_a_token_that_is_too_short_to_be_known_from_other_words_stays():
     assert without_token("a short-token", "short-token") == "a short-token"
 
@@ -110,6 +116,12 @@ def test_a_secret_at_the_end_of_what_is_read_is_not_shown_in_part(filler):
 
 def test_a_secret_longer_than_what_is_read_is_not_shown():
     assert redact("ab" * 50_000, ["ab" * 50_000]) == ""
+
+
+def test_a_secret_is_masked_where_all_that_is_read_is_its_beginning():
+    secret = "ab" * 50_000
+
+    assert redact(secret[:8_192], [secret]) == "***"
 
 
 def test_a_secret_with_lone_surrogates_does_no_harm():
@@ -290,6 +302,64 @@ def test_the_chain_says_how_its_links_follow():
     assert str(stripped.__cause__.__context__) == "context"
     assert stripped.__cause__.__cause__ is None
     assert stripped.__cause__.__context__.__context__ is None
+
+
+def test_what_hides_behind_an_error_without_a_text_comes_along():
+    error = ConnectionError()
+    error.__context__, error.__suppress_context__ = OSError("the handshake failed"), True
+
+    stripped = strip(error)
+
+    assert (type(stripped), str(stripped)) == (ConnectionError, "")
+    assert str(stripped.__context__) == "the handshake failed"
+
+
+def test_arguments_stay_what_they_are_where_they_tell_nothing_and_errors_among_them_are_told():
+    error = ValueError(None, 7, OSError("key=hunter22"))
+
+    assert strip(error, ["hunter22"]).args == (None, 7, "key=***")
+
+
+def test_secrets_that_can_be_read_once_are_masked_in_the_whole_chain():
+    error = ValueError("hunter22")
+    error.__cause__ = OSError("hunter22")
+
+    assert list(map(str, chain_of(strip(error, iter(["hunter22"]))))) == ["***", "***"]
+
+
+def raised(secret):
+    """An error whose frame holds a secret."""
+    try:
+        raise ValueError("fine")
+    except Exception as caught:  # noqa: BLE001 - it is looked at afterwards
+        return caught
+
+
+def linked_by_cause(link):
+    error = ValueError("fine")
+    error.__cause__ = link
+    link.__context__ = error  # A loop.
+    return error
+
+
+def linked_by_context(link):
+    error = ValueError("fine")
+    error.__context__ = link
+    link.__cause__ = error
+    return error
+
+
+@pytest.mark.parametrize(
+    "linked",
+    [linked_by_cause, linked_by_context, lambda link: ExceptionGroup("fine", [link])],
+    ids=["cause", "context", "group"],
+)
+def test_values_of_all_that_hangs_on_an_error_are_forgotten(linked):
+    link = raised("hunter22")
+
+    forget_values(linked(link))
+
+    assert [frame.f_locals for frame, _ in traceback.walk_tb(link.__traceback__)] == [{}]
 
 
 def test_an_error_that_leaves_as_it_is_keeps_its_lines_and_forgets_its_values():

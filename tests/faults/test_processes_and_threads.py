@@ -8,6 +8,7 @@ import ssl
 import sys
 import threading
 import time
+import traceback
 from functools import partial
 
 import anyio
@@ -455,6 +456,8 @@ async def test_a_system_without_threads_fails_a_cycle_and_not_the_manager(monkey
         system = NoThreads(monkeypatch)
         with pytest.raises(RevosAuthenticationError, match="can't start new thread") as caught:
             await tm.get_token()
+        told = "".join(traceback.format_exception(caught.value))
+        assert "RuntimeError" not in told
         system.given = True
         clock.turn(caught.value.retry_after)
 
@@ -504,3 +507,21 @@ def test_two_loops_in_two_threads_each_have_a_manager_of_their_own(backends):
         thread.join(20)
 
     assert outcomes == [(200, 36, 11, True)] * 2
+
+
+async def test_a_thread_that_is_not_abandoned_has_ended_when_its_cancelled_caller_goes_on():
+    begun, gone_on, was_left = threading.Event(), threading.Event(), []
+
+    def work():
+        begun.set()
+        was_left.append(gone_on.wait(0.1))
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(threads.run_in_thread, work, abandon=False))
+            while not begun.is_set():
+                await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
+    gone_on.set()
+
+    assert was_left == [False]

@@ -6,7 +6,7 @@ Making one blocks (it loads certificates and modules), so it is done in a thread
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -25,7 +25,7 @@ CLOSING_SECONDS = 0.05
 
 def make_client(
     kind: Callable[..., C],
-    urls: Iterable[str],
+    urls: Sequence[str],
     ca_file: str | None,
     *,
     context: ssl.SSLContext | None = None,
@@ -39,7 +39,6 @@ def make_client(
     :param context: one that was made for them before, which costs most of the time
     :raises RevosConfigurationError: the certificates or a proxy of the environment can't be used
     """
-    urls = tuple(urls)
     context = context if context is not None else ssl_context_for(urls, ca_file)
     mounts = {f"all://{_netloc_host(url)}": None for url in urls if is_loopback(url)}
     try:

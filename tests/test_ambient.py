@@ -135,6 +135,17 @@ async def test_leaving_an_inner_use_of_a_manager_keeps_the_outer_one():
         assert innermost() is tm
 
 
+async def test_an_inner_use_ends_by_an_exception_too_and_hides_no_outer_manager():
+    async with opened("other") as other, opened("outer") as outer:
+        with pytest.raises(ZeroDivisionError), using(other):
+            raise ZeroDivisionError
+        assert innermost() is outer
+        async with opened("inner") as inner:
+            pass
+        with using(inner):
+            assert innermost() is outer
+
+
 async def test_worker_threads_of_anyio_inherit_the_manager():
     async with opened("outer") as tm:
         await tm.get_token()
@@ -207,10 +218,18 @@ async def test_get_revos_token_opens_one_from_the_environment_for_that_call(
 
 
 async def test_that_call_can_ask_for_the_fallback(revos_gateway, environment):
-    environment(revos_gateway)
+    environment(revos_gateway, enable_periodic_refresh=False)
     revos_gateway.auth_methods = {"client_secret_basic"}
     assert revos_gateway.accepts(await revos.get_revos_token(use_fallback=True))
-    assert revos_gateway.token_log[-1].method == "client_secret_basic"
+    assert [record.method for record in revos_gateway.token_log] == ["client_secret_basic"]
+
+
+async def test_an_open_manager_is_asked_for_a_new_token(revos_gateway):
+    async with revos.TokenManager(revos_gateway.config()) as tm:
+        first = await tm.get_token()
+
+        assert await revos.get_revos_token() == first
+        assert await revos.get_revos_token(force_refresh=True) != first
 
 
 async def test_that_call_says_what_the_environment_lacks(environment, monkeypatch):

@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 import time
+import traceback
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -119,6 +120,7 @@ def test_what_the_manager_knows_is_at_hand(gateway, tm):
     assert blocking.get_token_info()["has_token"] is True
     assert tm.config.revos.token_url == gateway.token_url
     assert tm.get_token() not in repr(tm)
+    assert repr(tm).startswith("<blocking ")
 
 
 def test_an_invalidated_token_is_not_given_again(gateway, tm):
@@ -128,6 +130,30 @@ def test_an_invalidated_token_is_not_given_again(gateway, tm):
     second = tm.get_token()
     tm.invalidate(first)
     assert tm.get_token() == second
+
+
+@pytest.mark.parametrize(
+    "use", [lambda tm, token: tm.refresh(superseding=token), lambda tm, token: tm.invalidate(token)]
+)
+def test_an_error_takes_no_token_along_that_was_passed(gateway, use):
+    with blocking.TokenManager(gateway.config()) as tm:
+        token = tm.get_token()
+
+    with pytest.raises(RevosClosedError) as caught:
+        use(tm, token)
+
+    frames = [frame for frame, _ in traceback.walk_tb(caught.tb)]
+    held = [frame.f_locals for frame in frames if frame.f_globals["__name__"].startswith("revos.")]
+    assert held
+    assert token not in repr(held)
+
+
+def test_an_extractor_whose_block_is_left_by_an_exception_is_closed(gateway, tm):
+    with pytest.raises(ZeroDivisionError), tm.extractor("gpt-4") as extractor:
+        raise ZeroDivisionError
+
+    with pytest.raises(RevosClosedError):
+        extractor.extract(int, "{text}", text="7")
 
 
 def test_refresh_extractor_tells_whether_it_worked(gateway, tm):

@@ -97,9 +97,11 @@ async def test_an_unusable_ca_file_is_a_configuration_error_on_entering(tmp_path
         path.write_text(content)
     settings = config(token_url="https://127.0.0.1:9/token", ca_file=str(path))
 
-    with pytest.raises(RevosConfigurationError, match="REVOS_CA_FILE"):
+    with pytest.raises(RevosConfigurationError, match="REVOS_CA_FILE") as caught:
         async with TokenManager(settings):
             pytest.fail("entered")
+
+    assert "During handling" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -180,3 +182,25 @@ def test_every_kind_of_client_is_made_alike(kind):
     client = make_client(kind, ["https://gateway.example/v1"], None)
 
     assert client.timeout is not None
+
+
+def raising(error):
+    def make(**options):
+        raise error
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("error", "is_socks"), [(ImportError("socksio"), True), (ValueError("scheme"), False)]
+)
+def test_only_where_a_package_is_missing_it_is_the_remedy(error, is_socks):
+    with pytest.raises(RevosConfigurationError, match="ALL_PROXY") as caught:
+        make_client(raising(error), ["https://gateway.example/v1"], None)
+
+    assert ("pip install" in str(caught.value)) is is_socks
+
+
+def test_what_no_proxy_can_have_caused_is_told_as_itself():
+    with pytest.raises(ZeroDivisionError):
+        make_client(raising(ZeroDivisionError()), ["https://gateway.example/v1"], None)

@@ -1130,6 +1130,7 @@ def test_an_authentication_error_has_all_of_the_failure():
         (['error="y"', "Bearer"], None),
         (["Bearer", 'error="y"'], None),
         (["Bearer \x00, error=y"], None),
+        (["Bearer\xa0error=y"], None),
         (["Bearer error_description=x"], None),
         (["\x00", "Bearer error=y"], "y"),
         (['Bearer error="a\x00b"'], "a b"),

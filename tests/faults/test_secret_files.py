@@ -156,7 +156,9 @@ async def test_a_named_pipe_is_refused_at_once_and_holds_no_thread(tmp_path, set
     assert not caught.value.temporary
 
 
-@pytest.mark.parametrize(("path", "said"), [("/dev/null", "is a device"), ("/", "Is a directory")])
+@pytest.mark.parametrize(
+    ("path", "said"), [("/dev/null", "is a device"), ("/", "Is a directory: '/'")]
+)
 async def test_what_is_no_file_is_refused_with_its_kind(path, said):
     descriptors = len(list(Path("/dev/fd").iterdir()))
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
+from functools import partial
 from typing import Annotated, Any, Generic, TypeVar
 
 import anyio
 import pydantic
 import pytest
+from anyio import to_thread
 from langchain_core.messages import HumanMessage
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from pydantic import WithJsonSchema
@@ -291,6 +294,19 @@ async def test_headers_that_come_twice_reach_an_llm_of_ones_own_twice(api_config
 
     assert response.headers.get_list("set-cookie") == ["a=1", "b=2"]
     assert response.headers["x-token"] == "***"
+
+
+async def test_a_token_that_comes_back_in_a_head_is_hidden_in_a_thread_too(api_config, api, caplog):
+    async with TokenManager(api_config()) as tm, tm.extractor("gpt-4") as extractor:
+        token = await tm.get_token()
+        api.script = [completion(f"X-Token: {token}")]
+        create = extractor.llm.root_client.chat.completions.with_raw_response.create
+        with caplog.at_level(logging.DEBUG):
+            response = await to_thread.run_sync(partial(create, model="gpt-4", messages=[]))
+
+    assert response.headers["x-token"] == "***"
+    assert {"httpcore2.http11", "openai._base_client"} <= {one.name for one in caplog.records}
+    assert token not in caplog.text
 
 
 async def _raw_completion(client):

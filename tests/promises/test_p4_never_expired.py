@@ -1,5 +1,6 @@
 """P4: past expiry less the leeway a token is not handed out, by whichever clock says so first."""
 
+import logging
 from datetime import UTC, datetime
 
 import anyio
@@ -207,3 +208,19 @@ class _SlowBody(httpx.AsyncByteStream):
         if len(self._parts) == 1:
             await self.rest_comes.wait()
         return self._parts.pop(0)
+
+
+async def test_a_token_that_expires_before_its_waiter_runs_is_not_given(caplog):
+    endpoint, clock, late = ScriptedEndpoint(), ManualClock(), iter([4_000])
+
+    def turn(record):
+        clock.turn(next(late, 0))
+        return True
+
+    with caplog.at_level(logging.DEBUG, logger="revos.refresher"):
+        caplog.handler.addFilter(turn)  # It hears of a token just before who waits for it.
+        try:
+            async with manager(endpoint, clock, token=ON_DEMAND) as tm:
+                assert await tm.get_token() == "token-2"
+        finally:
+            caplog.handler.removeFilter(turn)

@@ -69,13 +69,15 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
     """As it is, and by its own name in traces; but it takes what models say in place of a call's
     arguments: an object not encoded, one encoded twice, a list. LangChain's messages hold encoded
     objects only, and what such an answer cost would be lost; so it is handed on as a text. What
-    is said is the assistant's, whatever role the gateway names. And the words of a refusal are kept
-    in a stream.
+    is said is the assistant's, whatever role the gateway names. An error that comes in place of an
+    answer keeps its words, and so does a refusal in a stream.
     """
 
     def _create_chat_result(
         self, response: Any, generation_info: dict[str, Any] | None = None
     ) -> ChatResult:
+        if isinstance(error := getattr(response, "error", None), str):
+            response.error = {"message": error}
         for choice in getattr(response, "choices", None) or ():
             message: Any = getattr(choice, "message", None)
             if hasattr(message, "role"):

@@ -279,6 +279,14 @@ async def test_an_error_that_comes_with_a_200_is_told_in_its_words(
     assert token not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
+async def test_an_error_that_is_but_a_text_and_comes_with_a_200_is_told(tm, revos_gateway):
+    async with tm.extractor("gpt-4") as gpt4:
+        with pytest.raises(RevosAPIError, match="in place of a completion: the model is asleep"):
+            await extract(
+                gpt4, Answer(body={"error": "the model is asleep"}), gateway=revos_gateway
+            )
+
+
 async def test_a_text_that_cannot_be_sent_is_the_callers(gpt4, revos_gateway):
     with pytest.raises(RevosInputError, match="lone surrogate"):
         await gpt4.extract(Person, PROMPT, text="A\udcffda")

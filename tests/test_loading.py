@@ -473,6 +473,25 @@ def test_what_is_no_table_is_refused_unseen(write, content, where):
     assert where.format(path=path) in problems_of(path, environ=ENVIRON)
 
 
+@pytest.mark.parametrize("model", [7, {"temperature": "hot"}], ids=["no table", "a wrong value"])
+def test_a_key_that_does_not_print_breaks_no_line_of_a_file_s_problems(write, model):
+    path = write("c.json", json.dumps(TREE | {"models": {"a\x1b\nb": model}}))
+
+    with pytest.raises(RevosConfigurationError) as caught:
+        load_config(path, env_file=None, environ={})
+
+    assert all(problem.isprintable() for problem in caught.value.problems)
+
+
+def test_a_variable_that_does_not_print_breaks_no_line_of_the_problems():
+    environ = ENVIRON | {"LLM_MODELS_A\n_MODEL": "a", "LLM_MODELS_A\n_TEMPERATURE": "hot"}
+
+    with pytest.raises(RevosConfigurationError) as caught:
+        load_config(env_file=None, environ=environ)
+
+    assert all(problem.isprintable() for problem in caught.value.problems)
+
+
 def test_keys_are_text(write):
     path = write("revos.yaml", "4: x\nmodels: {4: {model: x}}\n")
 

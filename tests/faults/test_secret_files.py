@@ -132,6 +132,14 @@ def test_a_configuration_with_a_secret_that_others_may_read_is_warned_of(
     assert SECRET not in caplog.text
 
 
+def test_the_secret_of_the_fallback_is_one_too(tmp_path, caplog):
+    path = a_file(tmp_path / ".env", 0o644, f"REVOS_FALLBACK_CLIENT_SECRET={SECRET}\n")
+
+    load_config(env_file=path, environ=VARIABLES | {"REVOS_CLIENT_SECRET": SECRET})
+
+    assert len(warnings_in(caplog)) == 1
+
+
 def test_a_configuration_without_a_secret_may_be_read_by_anybody(tmp_path, caplog):
     path = a_file(tmp_path / ".env", 0o644, "LLM_MODELS_GPT_4_MODEL=gpt-4\n")
 

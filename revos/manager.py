@@ -32,6 +32,7 @@ from revos.endpoint import TokenEndpoint
 from revos.errors import RevosClosedError, RevosConfigurationError, RevosError, RevosTokenError
 from revos.extraction import Extractors, LangChainExtractor, Strategy
 from revos.extraction.extractor import open_extractors
+from revos.leaving import leave
 from revos.loading import load_config
 from revos.policy import Ask, Held, Now, Rules, State, Way
 from revos.process import Birthplace, birthplace
@@ -177,8 +178,7 @@ class TokenManager:
                 "task group can't be: enter and leave it in one task (a fixture or a framework "
                 "that splits the two needs a task of its own for the block)"
             )
-        # The body's exception is not shown to the task group: it leaves the block as itself.
-        await self._stack.__aexit__(None, None, None)
+        await leave(self._stack, exc)
         if self._crash is not None:
             raise self._crash
 

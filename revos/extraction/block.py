@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from revos.errors import RevosClosedError
+from revos.leaving import leave
 
 __all__ = ["Block"]
 
@@ -35,15 +36,16 @@ class Block(ABC, Generic[T]):
         self._crash: BaseException | None = None
         self._given: deque[T] = deque()
         self._changed = anyio.Event()
-        self._was_left = self._has_ended = self._is_whole = False
+        self._was_entered = self._was_left = self._has_ended = self._is_whole = False
 
     @abstractmethod
     async def _prepare(self) -> Callable[[], Awaitable[None]]:
         """Check what can be checked before anything is sent; the work that then runs."""
 
     async def __aenter__(self) -> Self:
-        if self._tasks is not None:
+        if self._was_entered:
             raise RevosClosedError(f"this block of {self._what} was entered before: make another")
+        self._was_entered = True
         work = await self._prepare()
         self._tasks = await anyio.create_task_group().__aenter__()
         self._tasks.start_soon(self._supervise, work)
@@ -59,8 +61,7 @@ class Block(ABC, Generic[T]):
         tasks.cancel_scope.cancel()
         self._was_left = True
         self._wake()
-        # The body's exception is not shown to the task group: it leaves the block as itself.
-        await tasks.__aexit__(None, None, None)
+        await leave(tasks, exc)
         if self._crash is not None:
             raise self._crash
 
@@ -68,11 +69,14 @@ class Block(ABC, Generic[T]):
         try:
             await work()
             self._is_whole = True
+        except BaseExceptionGroup as errors:
+            unexpected = errors.split(anyio.get_cancelled_exc_class())[1]
+            if unexpected is None:
+                raise
+            self._crash = _first_of(unexpected)
         # Trio raises the KeyboardInterrupt of a signal in any task.
-        except (Exception, KeyboardInterrupt, SystemExit, BaseExceptionGroup) as error:  # noqa: BLE001
+        except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001
             self._crash = error
-            while isinstance(self._crash, BaseExceptionGroup):
-                self._crash = self._crash.exceptions[0]
         finally:
             self._has_ended = True
             self._wake()
@@ -114,3 +118,9 @@ class Block(ABC, Generic[T]):
         if self._tasks is None:
             raise RevosClosedError(f"{self._what} is not entered yet: use it in `async with`")
         return self._tasks
+
+
+def _first_of(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

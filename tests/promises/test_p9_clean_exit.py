@@ -477,6 +477,22 @@ async def test_an_exception_of_the_body_comes_out_as_itself(error, script):
     assert caught.value.__context__ is None
 
 
+@pytest.mark.parametrize("inner_scope", [False, True])
+async def test_an_exception_of_the_body_comes_out_though_the_block_was_cancelled_meanwhile(
+    inner_scope,
+):
+    with (
+        pytest.raises(ZeroDivisionError),
+        anyio.CancelScope() as outside,
+        anyio.CancelScope() if inner_scope else contextlib.nullcontext(),
+    ):
+        async with manager(ScriptedEndpoint()):
+            outside.cancel()
+            raise ZeroDivisionError
+
+    await anyio.sleep(0)  # Nothing of the cancellation is left in this task.
+
+
 async def test_an_exception_group_of_the_body_is_not_wrapped_again():
     group = ExceptionGroup("mine", [Own(), ValueError()])
 

@@ -17,10 +17,11 @@ from collections.abc import (
     Sized,
 )
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from revos.clients import CLOSING_SECONDS
 from revos.errors import RevosClosedError, RevosError, RevosInputError
@@ -125,21 +126,37 @@ class Extractions(Block[Extraction[T]]):
             self._ended_by = error
 
     async def _pull_while_open(self) -> None:
-        async with anyio.create_task_group() as workers, _Source(self._documents) as source:
-            index = 0
-            while True:
-                await self._room.acquire()
-                await self._places.acquire()
+        async with anyio.create_task_group() as workers:
+            # Around all that the source does: it may hold scopes from one pull to the next, and has
+            # to be closed inside of them.
+            with anyio.CancelScope() as around:
+                source = _Source(self._documents)
                 try:
-                    item = await source.pull()
-                except StopAsyncIteration:
-                    break
+                    await self._start_each(source, workers)
+                except BaseException:
+                    await source.aclose(around)
+                    raise
+                try:
+                    await source.aclose(around)
                 except Exception as error:  # noqa: BLE001 - the consumer gets it
-                    self._ended_by = error
-                    break
-                self._in_flight += 1
-                workers.start_soon(self._extract, index, item, workers)
-                index += 1
+                    self._ended_by = self._ended_by or error
+            await checkpoint_if_cancelled()  # `around` may have taken more than its own.
+
+    async def _start_each(self, source: _Source, workers: TaskGroup) -> None:
+        index = 0
+        while True:
+            await self._room.acquire()
+            await self._places.acquire()
+            try:
+                item = await source.pull()
+            except StopAsyncIteration:
+                return
+            except Exception as error:  # noqa: BLE001 - the consumer gets it
+                self._ended_by = error
+                return
+            self._in_flight += 1
+            workers.start_soon(self._extract, index, item, workers)
+            index += 1
 
     async def _extract(self, index: int, item: Any, workers: TaskGroup) -> None:
         asking = Asking(self._bound, self._target, patient=True)
@@ -190,7 +207,7 @@ def _check(documents: object) -> None:
 
 
 class _Source:
-    """One document after the other, of either kind of iterable, which is closed at the end."""
+    """One document after the other, of either kind of iterable."""
 
     def __init__(self, documents: Documents) -> None:
         self._is_async = isinstance(documents, AsyncIterable)
@@ -206,12 +223,11 @@ class _Source:
             return item
         raise StopAsyncIteration
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
+    async def aclose(self, around: anyio.CancelScope) -> None:
+        """Close what can be closed, in no scope of its own; `around` then ends with it."""
+        around.shield = True
+        around.deadline = anyio.current_time() + CLOSING_SECONDS
         if isinstance(self._iterator, Generator):
             self._iterator.close()
         elif hasattr(self._iterator, "aclose"):
-            with anyio.move_on_after(CLOSING_SECONDS, shield=True):
-                await self._iterator.aclose()
+            await self._iterator.aclose()

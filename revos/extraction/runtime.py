@@ -119,6 +119,7 @@ class Runtime:
 
         :raises RevosClosedError: that happened
         """
+        self._parts()
         is_ended = False
         with anyio.CancelScope() as scope:
             self._users.add(scope)

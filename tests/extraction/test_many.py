@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import threading
 import time
 
 import anyio
@@ -22,7 +23,9 @@ from revos import (
     RevosValidationError,
     TokenManager,
 )
+from revos.extraction import many
 from revos.extraction.answers import Usage
+from revos.extraction.runtime import Runtime
 
 BOTH_KINDS = pytest.mark.parametrize("kind", ["in_step", "in_async_step"])
 AT_ONCE = 4
@@ -372,11 +375,10 @@ async def test_the_gateway_sees_at_once_that_the_block_was_left(revos_gateway):
 async def test_a_source_may_wait_while_it_is_closed(ex):
     async def documents():
         try:
-            yield "a"
-            yield "b"
+            for text in map(str, range(99)):
+                yield text
         finally:
-            with anyio.CancelScope(shield=True):
-                await anyio.sleep(0.02)
+            await anyio.sleep(0.02)
             closed.append(True)
 
     closed = []
@@ -384,6 +386,65 @@ async def test_a_source_may_wait_while_it_is_closed(ex):
         await anext(results)
 
     assert closed == [True]
+
+
+@pytest.mark.parametrize("taking", [1, 9])
+async def test_a_source_may_hold_scopes_of_its_own_from_one_document_to_the_next(ex, taking):
+    async def documents():
+        with anyio.CancelScope(), anyio.fail_after(60):
+            try:
+                for text in map(str, range(9)):
+                    yield text
+            finally:
+                await anyio.sleep(0)
+                closed.append(True)
+
+    closed = []
+    async with ex.extract_many(Said, PROMPT, documents()) as results:
+        for _ in range(taking):
+            assert (await anext(results)).error is None
+
+    assert closed == [True]
+
+
+class Slow:
+    """A source whose closing takes long."""
+
+    def __init__(self, texts):
+        self.texts = iter(texts)
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        for text in self.texts:
+            return text
+        raise StopAsyncIteration
+
+    async def aclose(self):
+        await anyio.sleep(2)
+
+
+@pytest.mark.parametrize("texts", ["a", "abcdefghijklmn"], ids=["at its end", "left early"])
+async def test_a_source_whose_closing_takes_long_holds_up_no_block(ex, monkeypatch, texts):
+    monkeypatch.setattr(many, "CLOSING_SECONDS", 0.01)
+
+    with anyio.fail_after(1):
+        async with ex.extract_many(Said, PROMPT, Slow(texts)) as results:
+            assert (await anext(results)).error is None
+
+
+async def test_closing_that_was_given_up_does_not_make_a_cancelled_batch_look_whole(
+    ex, monkeypatch
+):
+    monkeypatch.setattr(many, "CLOSING_SECONDS", 0.01)
+
+    with anyio.CancelScope() as outside:
+        async with ex.extract_many(Said, PROMPT, Slow("abcdefghijklmn")) as results:
+            await settle()
+            outside.cancel()
+            with anyio.CancelScope(shield=True), pytest.raises(RevosClosedError):
+                _ = [result async for result in results]
 
 
 async def test_results_that_come_as_the_block_is_left_are_no_error(ex, model):
@@ -459,6 +520,77 @@ async def test_so_does_that_of_one_that_cannot_even_begin(ex, documents):
 async def test_the_exception_of_the_source_is_not_raised_to_whoever_has_left(ex):
     async with ex.extract_many(Said, PROMPT, _failing("in_step", 0)):
         await settle()
+
+
+def _failing_as_it_closes(kind):
+    def in_step():
+        try:
+            yield from map(str, range(9))
+        finally:
+            raise ERROR
+
+    async def in_async_step():
+        try:
+            for text in map(str, range(9)):
+                yield text
+        finally:
+            raise ERROR
+
+    return {"in_step": in_step, "in_async_step": in_async_step}[kind]()
+
+
+class _FailingToClose:
+    def __init__(self):
+        self.texts = iter("abc")
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        for text in self.texts:
+            return text
+        raise StopAsyncIteration
+
+    async def aclose(self):
+        raise ERROR
+
+
+async def test_a_source_that_fails_as_it_is_closed_at_its_end_costs_no_result(ex, model):
+    texts = []
+
+    async def late(text):
+        await settle()
+        return said(text)
+
+    async def take():
+        async with ex.extract_many(Said, PROMPT, _FailingToClose()) as results:
+            async for result in results:
+                texts.append(result.value.text)  # noqa: PERF401 - each one before the exception
+
+    model.answer = late
+    with pytest.raises(SourceError) as caught:
+        await take()
+
+    assert sorted(texts) == list("abc")
+    assert caught.value is ERROR
+
+
+async def test_of_a_source_that_fails_and_fails_to_close_the_first_is_told(ex):
+    class Failing(_FailingToClose):
+        async def __anext__(self):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await all_of(ex, Failing())
+
+
+@BOTH_KINDS
+async def test_a_source_that_fails_as_it_is_closed_early_fails_the_block_bare(ex, kind):
+    with pytest.raises(SourceError) as caught:
+        async with ex.extract_many(Said, PROMPT, _failing_as_it_closes(kind)) as results:
+            await anext(results)
+
+    assert caught.value is ERROR
 
 
 async def test_what_was_cancelled_from_outside_does_not_look_as_if_it_had_come_to_its_end(ex):
@@ -566,6 +698,37 @@ async def test_the_manager_is_left_while_the_source_has_nothing_to_give(model):
         async with anyio.create_task_group() as tasks, manager(ScriptedEndpoint()) as tm:
             tasks.start_soon(take, tm)
             await waiting.wait()
+
+    assert len(caught) == 1
+
+
+async def test_the_manager_is_left_while_a_block_is_entered_whose_source_has_nothing_to_give(
+    monkeypatch,
+):
+    building, built, caught = threading.Event(), threading.Event(), []
+
+    def build(*_):
+        building.set()
+        built.wait(10)
+
+    async def take(tm):
+        try:
+            await all_of(tm.extractor("gpt-4"), nothing())
+        except RevosClosedError as error:
+            caught.append(error)
+
+    async def nothing():
+        await anyio.sleep_forever()
+        yield "never"
+
+    monkeypatch.setattr(Runtime, "_make_llm", build)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            async with manager(ScriptedEndpoint()) as tm:
+                tasks.start_soon(take, tm)
+                while not building.is_set():
+                    await anyio.sleep(0.001)
+            built.set()
 
     assert len(caught) == 1
 

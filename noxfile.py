@@ -154,6 +154,13 @@ def quick(session: nox.Session) -> None:
 
 
 @nox.session
+def many(session: nox.Session) -> None:
+    """How fast many documents are beside `abatch` and a bare client; `-- DOCUMENTS ROUNDS`."""
+    _install(session)
+    session.run("python", "benchmarks/many.py", *session.posargs)
+
+
+@nox.session
 def mutation(session: nox.Session) -> None:
     """How many mutants of the core the tests kill; `-- "revos.policy*"` for some of them."""
     _install(session, "tests")

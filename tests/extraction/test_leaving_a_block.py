@@ -1,4 +1,6 @@
-"""What ends just when the block of many documents is left."""
+"""What ends, or is waited for, when the block of many documents is left."""
+
+import contextlib
 
 import anyio
 import pytest
@@ -64,3 +66,69 @@ async def test_the_second_of_two_tasks_that_enter_a_block_at_the_same_time_is_re
 
     assert len(entered) == len(refused) == 1
     assert "make another" in refused[0]
+
+
+class Failing(Block):
+    """Its work raises an error of this kind."""
+
+    def __init__(self, kind):
+        super().__init__("a test")
+        self._kind = kind
+
+    async def _prepare(self):
+        return self._work
+
+    async def _work(self):
+        raise self._kind
+
+
+@pytest.mark.parametrize("kind", [ZeroDivisionError, KeyboardInterrupt, SystemExit])
+def test_what_ends_the_work_leaves_the_block_bare_though_nobody_takes_a_result(run, kind):
+    caught = []
+
+    async def main():
+        try:
+            async with Failing(kind):
+                await anyio.wait_all_tasks_blocked()
+        except BaseException as error:  # noqa: BLE001 - it is looked at afterwards
+            caught.append(type(error))
+
+    with contextlib.suppress(kind):  # Which would end the whole run of the tests.
+        run(main)
+
+    assert caught == [kind]
+
+
+class Lingering(Block):
+    """Its work takes its time to end, unless it is told that the taker is gone."""
+
+    def __init__(self):
+        super().__init__("a test")
+        self.told = anyio.Event()
+        self.was_told = False
+
+    async def _prepare(self):
+        return self._work
+
+    async def _work(self):
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.move_on_after(2, shield=True):
+                await self.told.wait()
+                self.was_told = True
+
+
+async def test_who_waits_in_another_task_is_told_before_the_work_has_ended():
+    block = Lingering()
+
+    async def take():
+        with pytest.raises(RevosClosedError, match="was left"):
+            await block._take()
+        block.told.set()
+
+    async with anyio.create_task_group() as tasks, block:
+        tasks.start_soon(take)
+        await anyio.wait_all_tasks_blocked()
+
+    assert block.was_told

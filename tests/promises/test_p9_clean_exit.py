@@ -218,6 +218,65 @@ async def test_an_answer_that_never_closes_does_not_keep_the_block():
     assert await least_of_five(leave) < SECONDS_TO_LEAVE
 
 
+async def test_a_client_that_never_closes_does_not_keep_the_block(monkeypatch):
+    async def hang(client):
+        await anyio.sleep(PATIENCE)
+
+    async def leave():
+        async with TokenManager(config(token=ON_DEMAND)):
+            started = time.monotonic()
+        return time.monotonic() - started
+
+    monkeypatch.setattr(httpx.AsyncClient, "aclose", hang)
+
+    assert await least_of_five(leave) < SECONDS_TO_LEAVE
+
+
+async def test_the_client_is_closed_although_the_block_is_cancelled(monkeypatch):
+    closed = []
+
+    async def close(client):
+        await checkpoint()
+        closed.append(client)
+
+    monkeypatch.setattr(httpx.AsyncClient, "aclose", close)
+
+    with anyio.CancelScope() as scope:
+        async with TokenManager(config(token=ON_DEMAND)):
+            scope.cancel()
+
+    assert len(closed) == 1
+
+
+@NATIVE
+def test_the_client_is_closed_although_its_closing_is_cancelled_natively(run, monkeypatch):
+    closed = []
+
+    async def main():
+        closing = asyncio.Event()
+
+        async def close(client):
+            closing.set()
+            for _ in range(10):
+                await checkpoint()
+            closed.append(client)
+
+        async def live():
+            async with TokenManager(config(token=ON_DEMAND)):
+                pass
+
+        monkeypatch.setattr(httpx.AsyncClient, "aclose", close)
+        task = asyncio.create_task(live())
+        await closing.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main())
+
+    assert len(closed) == 1
+
+
 async def test_a_thousand_who_wait_get_closed_errors_of_their_own_in_time():
     errors = []
 

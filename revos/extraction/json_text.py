@@ -18,17 +18,20 @@ _THINKING = r"(?:think(?:ing)?|thoughts?|reasoning|reflection)"
 _THOUGHTS = re.compile(
     rf"<{_THINKING}>.*?</{_THINKING}>|\[{_THINKING}\].*?\[/{_THINKING}\]", re.DOTALL | re.IGNORECASE
 )
-_UNFINISHED_THOUGHT = re.compile(rf"<{_THINKING}>|\[{_THINKING}\]", re.IGNORECASE)
-# Some chat templates put the opening tag into the prompt, so that only the closing one is said; and
-# some gateways hand on the channels of gpt-oss, of which the last is the answer.
-_END_OF_THOUGHTS = re.compile(
-    rf"</{_THINKING}>|\[/{_THINKING}\]|<\|channel\|>final\b", re.IGNORECASE
-)
+# Some gateways hand on the channels of gpt-oss, of which the last is the answer.
+_BEGIN = rf"<{_THINKING}>|\[{_THINKING}\]|<\|channel\|>(?:analysis|commentary)\b"
+_END = rf"</{_THINKING}>|\[/{_THINKING}\]|<\|channel\|>final\b"
+_BEGIN_OF_THOUGHTS = re.compile(_BEGIN, re.IGNORECASE)
+_END_OF_THOUGHTS = re.compile(_END, re.IGNORECASE)
 _FENCED = re.compile(r"```[\w+-]*(.*?)```", re.DOTALL)
 # Where somebody began to write JSON, be it well or badly: a bracket of the prose is none.
-_START = re.compile(
-    r"""\{(?=\s*(?:["'}]|//|/\*|\w+\s*:))|\[(?=\s*(?:["'\[{\]]|//|/\*|-?\d|true\b|false\b|null\b))"""
+_VALUE = (
+    r"""\{(?=\s*(?:["'}]|//|/\*|\w+\s*:))"""
+    r"""|\[(?=\s*(?:["'\[{\]]|//|/\*|-?\d|true\b|false\b|null\b))"""
 )
+_START = re.compile(_VALUE)
+_TAG = re.compile(f"(?P<begin>{_BEGIN})|(?P<end>{_END})", re.IGNORECASE)
+_TAG_OR_START = re.compile(f"(?P<begin>{_BEGIN})|(?P<end>{_END})|{_VALUE}", re.IGNORECASE)
 _PIECE = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 # Each is read, and each that does not fit is an error.
@@ -49,14 +52,38 @@ def json_values(text: str) -> Iterator[str]:
     if _end_of_value(decoder, text, 0) == len(text):
         yield text
         return
-    past = max((end.end() for end in _END_OF_THOUGHTS.finditer(text)), default=0)
-    said = text[past:]
-    found = False
-    for value in _values_in(decoder, said):
-        found = True
-        yield value
-    if not found and said != text:
-        yield from _values_in(decoder, text)
+    for said in _said_in(decoder, text):
+        found = False
+        for value in _values_in(decoder, said):
+            found = True
+            yield value
+        if found:
+            return
+
+
+def _said_in(decoder: json.JSONDecoder, text: str) -> list[str]:
+    """What stands outside of thoughts, the last of it first. A thought without an end is one: an
+    answer that was yet to come is no answer. A tag inside of a value is part of that.
+    """
+    if not _TAG.search(text):
+        return [text]
+    said: list[str] = []
+    begun = past = starts = 0
+    while match := (_TAG_OR_START if starts < MOST_STARTS else _TAG).search(text, past):
+        past = match.end()
+        if match["end"]:  # Some chat templates put the opening tag into the prompt.
+            said.clear()
+            begun = past
+        elif match["begin"]:
+            said.append(text[begun : match.start()])
+            end = _END_OF_THOUGHTS.search(text, past)
+            if end is None:
+                return said[::-1]
+            begun = past = end.end()
+        else:
+            starts += 1
+            past = _end_of_value(decoder, text, match.start()) or past
+    return [text[begun:], *reversed(said)]
 
 
 def _values_in(decoder: json.JSONDecoder, text: str) -> Iterator[str]:
@@ -92,10 +119,14 @@ def known_so_far(text: str, fits: Callable[[str], bool], starts: str = "[{") -> 
     {'name': 'Ad'}
     """
     text = _THOUGHTS.sub("", text)
-    if thought := _UNFINISHED_THOUGHT.search(text):
+    text = text[max((end.end() for end in _END_OF_THOUGHTS.finditer(text)), default=0) :]
+    if thought := _BEGIN_OF_THOUGHTS.search(text):
         text = text[: thought.start()]
-    decoder, past = json.JSONDecoder(), 0
+    decoder = json.JSONDecoder()
+    past: int | None = 0
     for start in islice(_START.finditer(text), MOST_STARTS):
+        if past is None:
+            return None
         if start.start() < past or start[0] not in starts:
             continue
         end = _end_of_value(decoder, text, start.start())
@@ -103,6 +134,7 @@ def known_so_far(text: str, fits: Callable[[str], bool], starts: str = "[{") -> 
             known = _known_of(text[start.start() :])
             if known is not None:
                 return known
+            past = _end_of_brackets(text, start.start())
         elif fits(text[start.start() : end]):
             return json.loads(text[start.start() : end])
         else:

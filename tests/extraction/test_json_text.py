@@ -80,6 +80,31 @@ def test_what_a_model_thinks_is_no_answer(text):
     assert list(json_values(text)) == [ADA]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(f"<think>So {ADA}", id="without an end"),
+        pytest.param(f"<think>So {ADA}</think>", id="with nothing behind"),
+        pytest.param(f"<think>a</think> Well. <think>So ```json\n{ADA}\n```", id="twice"),
+        pytest.param(f"{ADA}? No.\n</think>", id="begun in the prompt"),
+        pytest.param(f"<|channel|>analysis<|message|>{ADA}", id="in a channel"),
+    ],
+)
+def test_thoughts_that_come_to_no_answer_are_none(text):
+    assert list(json_values(text)) == []
+
+
+@pytest.mark.parametrize("behind", ["<think>or [1]", "<think>or [1]</think>"])
+def test_an_answer_may_come_before_thoughts(behind):
+    assert list(json_values(f"It is {ADA} {behind}")) == [ADA]
+
+
+def test_a_tag_in_a_value_does_not_hide_what_is_behind():
+    value = '{"html": "<think>"}'
+
+    assert list(json_values(f"It is {value} or {ADA}")) == [value, ADA]
+
+
 def test_thoughts_that_are_part_of_a_value_stay_in_it():
     value = '{"html": "<think>so</think>"}'
 
@@ -128,6 +153,9 @@ def test_any_value_is_found_in_any_prose_without_brackets(value, before, after, 
         pytest.param('{"a",}' * 160_000, id="broken ones"),
         pytest.param("```json " * 125_000, id="fences"),
         pytest.param("</think>" * 125_000, id="thoughts"),
+        pytest.param("<think></think>" * 66_000, id="whole thoughts"),
+        pytest.param("</think>" + '{"a",}' * 160_000, id="broken ones after thoughts"),
+        pytest.param("[" * 1_000_000 + "</think>", id="arrays before thoughts"),
         pytest.param(("{" + " " * 1_000) * 1_000, id="white space"),
     ],
 )

@@ -38,6 +38,7 @@ class Completion:
     """One answer of a model.
 
     :ivar answer: its text, or the arguments of the tool that it called (JSON)
+    :ivar calls: where the answer is of calls, the arguments of each
     :ivar finish_reason: as the API names them; `length` and `content_filter` are no whole answer
     :ivar refusal: why the model would not answer, in its words
     :ivar model: the model that answered, as the gateway names it
@@ -48,6 +49,7 @@ class Completion:
     refusal: str | None = field(default=None, repr=False)
     usage: Usage = Usage()
     model: str | None = None
+    calls: tuple[str, ...] = field(default=(), repr=False)
 
 
 @frozen(eq=False)

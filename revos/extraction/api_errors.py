@@ -66,7 +66,8 @@ def _unexpected(error: Exception, tokens: Collection[AccessToken | None]) -> Rev
     if isinstance(error, openai.APIConnectionError | httpx2.HTTPError):
         return unreachable(error.__cause__ or error)
     if type(error) is openai.APIError:  # As an event of a stream.
-        words = redact(error.message, secrets_of(error, tokens))
+        said = error.body if isinstance(error.body, str) else error.message
+        words = redact(said, secrets_of(error, tokens))
         return RevosAPIError(f"the gateway broke its answer off: {words}", temporary=True)
     if isinstance(error, UnicodeEncodeError):
         return RevosInputError("the prompt has half of a character (a lone surrogate) in it")

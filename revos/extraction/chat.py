@@ -7,7 +7,8 @@ late, in a thread. Its coroutines run on asyncio, which is what LangChain's run 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,9 +16,9 @@ import anyio
 import httpx2
 import langchain_openai
 import openai
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from openai.types.chat import ChatCompletionChunk
 
 from revos.auth import BearerAuth, token_of
 from revos.config import ModelConfig
@@ -30,7 +31,7 @@ from revos.extraction.api_errors import (
     secrets_of,
     unreachable,
 )
-from revos.extraction.messages import as_json, completion_of
+from revos.extraction.messages import Arriving, as_json, completion_of, counted, unencoded
 from revos.http_headers import retry_after_of
 from revos.redact import redact, strip
 from revos.token import AccessToken
@@ -57,8 +58,45 @@ class _WithAuth:
         return self.auth
 
 
+class _Chunk(ChatCompletionChunk):
+    """Of what a gateway says in its own way LangChain would have pydantic warn."""
+
+    def model_dump(self, *args: Any, **options: Any) -> dict[str, Any]:
+        return super().model_dump(*args, **{"warnings": False, **options})
+
+
 class _AsyncClient(_WithAuth, openai.AsyncOpenAI):
-    pass
+    def _make_status_error(
+        self, err_msg: str, *, body: object, response: httpx2.Response
+    ) -> openai.APIStatusError:
+        """Not in the words at which LangChain warns, and advises what extraction does by itself.
+        What the gateway says stands in the body, too.
+        """
+        words = _WARNED_OF.sub(r"\1", err_msg)
+        return super()._make_status_error(words, body=body, response=response)
+
+    def _process_response_data(
+        self, *, data: object, cast_to: type[Any], response: httpx2.Response
+    ) -> Any:
+        if cast_to is ChatCompletionChunk:
+            cast_to = _Chunk
+            if words := _words_in_place_of_a_chunk(data):
+                raise openai.APIError(words, response.request, body=data)
+        return super()._process_response_data(data=data, cast_to=cast_to, response=response)
+
+
+_WARNED_OF = re.compile(
+    r"'(response_format)'(?= of type 'json_schema' is not supported with this model)"
+    r"|(?<=Invalid) (?=schema for response_format)"
+)
+
+
+def _words_in_place_of_a_chunk(data: object) -> str | None:
+    """An error of a stream as some say it, bare."""
+    if not isinstance(data, Mapping):
+        return str(data)
+    told = data.get("message") or data.get("detail")
+    return None if data.get("choices") or not told else told if isinstance(told, str) else str(told)
 
 
 class _SyncClient(_WithAuth, openai.OpenAI):
@@ -78,6 +116,8 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
     ) -> ChatResult:
         if isinstance(error := getattr(response, "error", None), str):
             response.error = {"message": error}
+        if hasattr(response, "usage"):
+            response.usage = counted(response.usage)
         for choice in getattr(response, "choices", None) or ():
             message: Any = getattr(choice, "message", None)
             if hasattr(message, "role"):
@@ -89,10 +129,12 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
                 for call in getattr(message, "tool_calls", None) or ()
             ]
             for call in (*calls, getattr(message, "function_call", None)):
-                arguments = getattr(call, "arguments", None)
-                if arguments is not None and not _is_object(arguments):
+                if call is None or getattr(call, "arguments", None) is None:
+                    continue
+                call.arguments = unencoded(call.arguments)
+                if not _is_object(call.arguments):
                     message.tool_calls = message.function_call = None
-                    message.content = _as_text(arguments)
+                    message.content = call.arguments
                     break
         return super()._create_chat_result(response, generation_info)
 
@@ -100,27 +142,27 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
         self, chunk: dict[str, Any], *args: Any, **kwargs: Any
     ) -> ChatGenerationChunk | None:
         delta = chunk["choices"][0].get("delta") if chunk.get("choices") else None
+        chunk["usage"] = counted(chunk.get("usage"))
         if delta and delta.get("role"):
             delta["role"] = "assistant"
+        if delta and isinstance(delta.get("content"), dict):
+            delta["content"] = as_json(delta["content"])
+        calls = [call.get("function") for call in (delta and delta.get("tool_calls")) or ()]
+        for call in (*calls, delta and delta.get("function_call")):
+            if call and not isinstance(call.get("arguments"), str | None):
+                call["arguments"] = as_json(call["arguments"])
         converted = super()._convert_chunk_to_generation_chunk(chunk, *args, **kwargs)
         if converted is not None and delta and delta.get("refusal"):
             converted.message.additional_kwargs["refusal"] = delta["refusal"]
         return converted
 
 
-def _is_object(arguments: object) -> bool:
+def _is_object(arguments: str) -> bool:
     """Or no JSON, of which LangChain makes an invalid call."""
-    if not isinstance(arguments, str):
-        return False
     try:
         return isinstance(json.loads(arguments, strict=False), dict)
     except (ValueError, RecursionError):
         return True
-
-
-def _as_text(arguments: object) -> str:
-    decoded = json.loads(arguments, strict=False) if isinstance(arguments, str) else arguments
-    return decoded if isinstance(decoded, str) else as_json(decoded)
 
 
 def make_llm(
@@ -190,10 +232,10 @@ async def stream(
     :raises RevosAPIError: the gateway refused, could not be reached, or ended too early
     :raises RevosTokenError: no token could be had for the request
     """
-    counted = {**options, "stream_options": {"include_usage": True}}
+    told_costs = {**options, "stream_options": {"include_usage": True}}
     try:
         return await _completion(
-            llm, messages, options, _collected(llm, messages, counted, on_part)
+            llm, messages, options, _collected(llm, messages, told_costs, on_part)
         )
     except RevosAPIError as error:
         if error.status_code not in (400, 422) or "stream_options" not in error.features:
@@ -207,24 +249,16 @@ async def _collected(
     options: dict[str, Any],
     on_part: Callable[[str], Awaitable[None]],
 ) -> AIMessage:
-    whole: AIMessageChunk | None = None
-    usage: UsageMetadata | None = None
-    ended: dict[str, Any] = {}
+    arriving = Arriving(_tool_in(options))
     async for chunk in llm.astream(list(messages), **options):
-        whole = chunk if whole is None else whole + chunk
-        # Some gateways say these in each part, which LangChain adds up: the last count is of all.
-        usage = chunk.usage_metadata or usage
-        ended = {**chunk.response_metadata, **ended}
-        called = "".join(call["args"] or "" for call in chunk.tool_call_chunks)
-        if said := called or chunk.text:
+        if said := arriving.take(chunk):
             # A cancellation here would leave the generators behind LangChain's, and the connection,
             # to the garbage collector; in their next step it ends them all.
             with anyio.CancelScope(shield=True):
                 await on_part(said)
-    if whole is None:
+    if not arriving.has_begun:
         raise RevosAPIError("the gateway's answer has no parts", temporary=True)
-    whole.usage_metadata, whole.response_metadata = usage, ended
-    return whole
+    return arriving.message()
 
 
 async def _completion(

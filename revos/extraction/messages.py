@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from math import isfinite
+from typing import Any
 
-from langchain_core.messages import AIMessage
+from attrs import define
+from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall
+from langchain_core.messages.ai import UsageMetadata
 
 from revos.extraction.answers import Completion, Usage
 from revos.redact import redact, without_token
 from revos.token import AccessToken
 
-__all__ = ["as_json", "completion_of"]
+__all__ = ["Arriving", "as_json", "completion_of", "counted", "unencoded"]
 
 _HALVES = re.compile("[\ud800-\udfff]")
 
@@ -37,40 +41,169 @@ def completion_of(
 
     :param tool: the name of the one that was to be called
     """
-    answer = _call_of(message, tool) or message.text or None
+    calls = tuple(map(_paired, _calls_of(message, tool)))
+    answer = "\n".join(calls) or _paired(message.text) or None
     refusal = message.additional_kwargs.get("refusal") or _refusal_part(message)
     for token in tokens:
-        if answer is not None and token is not None:
+        if token is None:
+            continue
+        if answer is not None:
             answer = without_token(answer, token.value)
-        if refusal and token is not None:
+            calls = tuple(without_token(call, token.value) for call in calls)
+        if refusal:
             refusal = without_token(str(refusal), token.value)
-    said, counted = message.response_metadata, message.usage_metadata
+    said, costs = message.response_metadata, message.usage_metadata
     return Completion(
         answer=answer,
+        calls=calls,
         finish_reason=_FINISH_REASONS.get(str(said.get("finish_reason")).lower()),
         refusal=redact(str(refusal), ()) if refusal else None,
-        usage=Usage(counted["input_tokens"], counted["output_tokens"], counted["total_tokens"])
-        if counted
+        usage=Usage(costs["input_tokens"], costs["output_tokens"], costs["total_tokens"])
+        if costs
         else Usage(),
         model=said.get("model_name"),
     )
 
 
-def _call_of(message: AIMessage, tool: str | None) -> str | None:
-    """The arguments (JSON) of the call of this tool, else of the first one, where there is any that
-    says something; of `function_call`, where a gateway knows no other.
+def _calls_of(message: AIMessage, tool: str | None) -> list[str]:
+    """The arguments (JSON) of the calls of this tool, else of the one that was called first, where
+    they say something; of `function_call`, where a gateway knows no other.
     """
     calls: list[tuple[str | None, str | None]] = [
-        (call["name"], as_json(call["args"]) if call["args"] else None)
-        for call in message.tool_calls
+        (call["name"], as_json(call["args"])) for call in message.tool_calls
     ]
     calls += [(call["name"], call["args"]) for call in message.invalid_tool_calls]
     if legacy := message.additional_kwargs.get("function_call"):
         calls.append((legacy.get("name"), legacy.get("arguments")))
-    said = [(name, arguments) for name, arguments in calls if arguments]
+    said = [(name, text) for name, text in calls if text and text.strip() not in ("", "{}")]
     if not said:
-        return "{}" if message.tool_calls and not message.text.strip() else None
-    return next((arguments for name, arguments in said if name == tool), said[0][1])
+        is_empty = any(text for _, text in calls) and not message.text.strip()
+        return ["{}"] if is_empty else []
+    wanted = tool if any(name == tool for name, _ in said) else said[0][0]
+    return [text for name, text in said if name == wanted]
+
+
+@define(eq=False)
+class _Call:
+    index: int | None
+    id: str | None
+    name: str = ""
+    arguments: str = ""
+
+
+class Arriving:
+    """A message that comes in parts. LangChain's sum of them reads all that was said again for each
+    part, and knows no call without an index.
+    """
+
+    def __init__(self, tool: str | None) -> None:
+        self.has_begun = False
+        self._tool = tool
+        self._texts: list[str] = []
+        self._calls: list[_Call] = []
+        self._refusals: list[str] = []
+        self._usage: UsageMetadata | None = None
+        self._ended: dict[str, Any] = {}
+
+    def take(self, chunk: AIMessageChunk) -> str:
+        """What is new of the answer; of several calls, of one, lest they run into each other."""
+        self.has_begun = True
+        # Some gateways say these in each part: the last count is of all.
+        self._usage = chunk.usage_metadata or self._usage
+        self._ended = {**chunk.response_metadata, **self._ended}
+        self._texts.append(chunk.text)
+        if refusal := chunk.additional_kwargs.get("refusal") or _refusal_part(chunk):
+            self._refusals.append(str(refusal))
+        parts: list[Any] = list(chunk.tool_call_chunks)
+        if legacy := chunk.additional_kwargs.get("function_call"):
+            parts.append({"index": -1, "args": legacy.get("arguments"), "name": legacy.get("name")})
+        called = ""
+        for part in parts:
+            call = self._call_of(part)
+            call.name += part.get("name") or ""
+            call.arguments += part.get("args") or ""
+            if call is self._shown():
+                called += part.get("args") or ""
+        return called or ("" if parts else chunk.text)
+
+    def _call_of(self, part: Mapping[str, Any]) -> _Call:
+        index, id_ = part.get("index"), part.get("id") or None
+        for call in reversed(self._calls):
+            if id_ is not None and call.id not in (None, id_):
+                continue
+            begins_one = index is None and part.get("name") and (id_ is None or call.id != id_)
+            if call.index == index and not begins_one:
+                return call
+        call = _Call(index, id_)
+        self._calls.append(call)
+        return call
+
+    def _shown(self) -> _Call | None:
+        return next((call for call in self._calls if call.name in (self._tool, "")), None) or (
+            self._calls[0] if self._tool is None else None
+        )
+
+    def message(self) -> AIMessage:
+        """All of it."""
+        calls = [
+            InvalidToolCall(
+                type="invalid_tool_call",
+                name=call.name,
+                args=unencoded(call.arguments),
+                id=call.id,
+                error=None,
+            )
+            for call in self._calls
+        ]
+        refusal = "".join(self._refusals)
+        return AIMessage(
+            "".join(self._texts),
+            additional_kwargs={"refusal": refusal} if refusal else {},
+            invalid_tool_calls=calls,
+            usage_metadata=self._usage,
+            response_metadata=self._ended,
+        )
+
+
+def unencoded(arguments: object) -> str:
+    """The arguments of a call as JSON, where they are not, or more than once.
+
+    >>> unencoded('"[1]"'), unencoded({"a": 1})
+    ('[1]', '{"a": 1}')
+    """
+    while isinstance(arguments, str):
+        try:
+            inner = json.loads(arguments, strict=False)
+        except (ValueError, RecursionError):
+            return arguments
+        if not isinstance(inner, str):
+            return arguments
+        arguments = inner
+    return as_json(arguments)
+
+
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
+def counted(usage: Any) -> dict[str, Any] | None:
+    """What a completion cost, of whatever is said of it: for that no answer is lost."""
+    usage = usage if isinstance(usage, Mapping) else getattr(usage, "__dict__", None)
+    if not usage:
+        return None
+    counts = {name: _whole(usage.get(name)) for name in _COUNTS}
+    details = {
+        key: {name: count for name, count in inner.items() if _whole(count) is not None}
+        for key, given in usage.items()
+        if (inner := given if isinstance(given, Mapping) else getattr(given, "__dict__", None))
+        and key.endswith("_details")
+    }
+    return {**details, **{name: count for name, count in counts.items() if count is not None}}
+
+
+def _whole(count: object) -> int | None:
+    if isinstance(count, bool) or not isinstance(count, int | float) or not isfinite(count):
+        return None
+    return max(0, int(count))
 
 
 def _refusal_part(message: AIMessage) -> str | None:
@@ -82,3 +215,10 @@ def as_json(value: object) -> str:
     """JSON that can be sent: half of a character stays escaped."""
     text = json.dumps(value, ensure_ascii=False)
     return text if text.isascii() or not _HALVES.search(text) else json.dumps(value)
+
+
+def _paired(text: str) -> str:
+    """With the halves of a character together, which came in two parts."""
+    if text.isascii() or not _HALVES.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")

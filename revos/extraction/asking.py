@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -65,12 +66,14 @@ class Bound:
 class Asking:
     """:ivar patient: one of many documents: what keeps all of them waiting is waited for longer
     :ivar on_part: takes the text as it comes; after the first part nothing is tried again
+    :ivar said: the JSON that the instance was made of
     """
 
     bound: Bound
     target: Target
     patient: bool = False
     on_part: Callable[[str], Awaitable[None]] | None = None
+    said: str | None = field(default=None, init=False, repr=False)
     _usage: Usage = field(factory=Usage, init=False)
     _raw: str | None = field(default=None, init=False, repr=False)
     _strategy: Step | None = field(default=None, init=False)
@@ -116,19 +119,52 @@ class Asking:
         _check_whole(completion, self.target)
         if not completion.answer:
             raise _no_answer(self.target)
+        try:
+            if len(completion.calls) > 1:
+                return self._read_calls(completion.calls)
+            return self._first_that_fits(completion.answer)
+        except RevosValidationError as error:
+            error.raw = completion.answer
+            raise
+
+    def _read_calls(self, calls: tuple[str, ...]) -> Any:
+        """Of several calls of the tool nothing may be lost: the items of a list stand together,
+        and else all that fit must say the same.
+        """
+        joined = self.target.joined(calls)
+        if joined is not None:
+            return self._first_that_fits(joined)
+        fitting: dict[str, Any] = {}
         first: RevosValidationError | None = None
-        for text in json_values(completion.answer):
+        for call in calls:
             try:
-                return self._read_value(text)
+                value = self._first_that_fits(call)
             except RevosValidationError as error:
                 first = first or error
+            else:
+                fitting.setdefault(json.dumps(json.loads(self.said or ""), sort_keys=True), value)
+        if first is not None and not fitting:
+            raise first
+        if len(fitting) > 1 or self.target.is_list:
+            raise _several_calls(self.target, len(calls))
+        return next(iter(fitting.values()))
+
+    def _first_that_fits(self, answer: str) -> Any:
+        first: RevosValidationError | None = None
+        for text in json_values(answer):
+            try:
+                value = self._read_value(text)
+            except RevosValidationError as error:
+                first = first or error
+            else:
+                self.said = text
+                return value
         if first is None:
             first = RevosValidationError(
                 f"the model's answer does not fit {self.target.name}: there is no JSON in it",
                 problems=(Problem("", "no JSON value in the answer"),),
                 target=self.target.type,
             )
-        first.raw = completion.answer
         raise first
 
     def _read_value(self, text: str) -> Any:
@@ -314,5 +350,14 @@ def _no_answer(target: Target) -> RevosValidationError:
     return RevosValidationError(
         f"the model gave no answer to fit {target.name}",
         problems=(Problem("", "no answer"),),
+        target=target.type,
+    )
+
+
+def _several_calls(target: Target, count: int) -> RevosValidationError:
+    words = f"{target.name} was called {count} times, and only one answer is wanted"
+    return RevosValidationError(
+        f"the model's answer does not fit {target.name}: {words}",
+        problems=(Problem("", f"{words}: call it once, with all that belongs to it"),),
         target=target.type,
     )

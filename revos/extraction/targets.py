@@ -7,8 +7,9 @@ imported late.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pydantic
@@ -90,6 +91,36 @@ class Target:
         if not self._is_wrapped or not isinstance(value, dict):
             return value
         return value.get(WRAPPING) if value.keys() <= {WRAPPING} else value
+
+    @property
+    def is_list(self) -> bool:
+        return self._is_wrapped and followed(self._own_schema, self._own_schema).get("type") == (
+            "array"
+        )
+
+    def joined(self, answers: Sequence[str]) -> str | None:
+        """One answer with the items of several ones; None where that is no list, or where an item
+        is in two of them, which may be said twice or be meant twice.
+
+        >>> target_of(list[int]).joined(['{"value": [1]}', '{"value": [2, 2]}'])
+        '{"value": [1, 2, 2]}'
+        """
+        if not self.is_list:
+            return None
+        items: list[Any] = []
+        seen: set[str] = set()
+        for answer in answers:
+            try:
+                value = self.unwrapped(decoded(answer))
+            except UnreadableError:
+                return None
+            inner = value if isinstance(value, list) else [value]
+            told = {json.dumps(item, sort_keys=True) for item in inner}
+            if seen & told:
+                return None
+            seen |= told
+            items += inner
+        return json.dumps({WRAPPING: items}, ensure_ascii=False)
 
     def _read(self, value: Any) -> Any:
         try:

@@ -250,6 +250,115 @@ async def test_of_several_calls_that_of_the_tool_that_was_asked_for_counts(tm, r
     assert result.value == ADA
 
 
+EVE = {"name": "Eve", "age": 1}
+ITEMS = {
+    "each in a list": ([{"value": [json.loads(SAID)]}, {"value": [EVE]}], 1),
+    "each bare": ([json.loads(SAID), EVE], 1),
+    "one of them twice in one": ([{"value": [json.loads(SAID)]}, {"value": [EVE, EVE]}], 1),
+    "one of them in two": ([{"value": [json.loads(SAID)]}, {"value": [json.loads(SAID), EVE]}], 2),
+    "one that does not fit": ([{"value": [json.loads(SAID)]}, {"name": "Eve"}], 2),
+    "one cut off": ([{"value": [json.loads(SAID)]}, '{"value": [{"name"'], 2),
+}
+
+
+@pytest.mark.parametrize(("said", "attempts"), ITEMS.values(), ids=ITEMS)
+async def test_no_item_of_a_list_that_is_said_in_several_calls_is_lost(
+    gpt4, revos_gateway, said, attempts
+):
+    calls = [called(one if isinstance(one, str) else json.dumps(one)) for one in said]
+    whole = json.dumps({"value": [json.loads(SAID), EVE]})
+    revos_gateway.chat_script.extend([completion(tool_calls=calls), whole])
+
+    result = await gpt4.extract_result(list[Person], PROMPT, text=TEXT)
+
+    eves = max(1, json.dumps(said).count("Eve")) if attempts == 1 else 1
+    assert result.value == [ADA, *[Person(name="Eve", age=1)] * eves]
+    assert result.attempts == attempts
+
+
+SEVERAL = {
+    "the same": ([SAID, '{"age": 36, "name": "Ada"}'], 1),
+    "one that fits": ([ELDER, SAID, '{"name": "Eve"}'], 1),
+    "two that fit": (['{"name": "Eve", "age": 1}', SAID], 2),
+    "none that fits": ([ELDER, '{"name": "Eve"}'], 2),
+    "one that says something": (["{}", SAID, ""], 1),
+}
+
+
+@pytest.mark.parametrize(("said", "attempts"), SEVERAL.values(), ids=SEVERAL)
+async def test_of_several_calls_that_say_something_else_none_is_chosen(
+    gpt4, revos_gateway, said, attempts
+):
+    calls = [called(one) for one in said]
+
+    result = await extract(gpt4, completion(tool_calls=calls), SAID, gateway=revos_gateway)
+
+    assert (result.value, result.attempts) == (ADA, attempts)
+
+
+async def test_a_model_that_makes_several_calls_is_told_to_make_one(tm, revos_gateway):
+    calls = [called(SAID), called('{"name": "Eve", "age": 1}')]
+
+    async with tm.extractor("gpt-4", strategy="tools", repairs=0) as gpt4:
+        with pytest.raises(RevosValidationError, match="called 2 times") as caught:
+            await extract(gpt4, completion(tool_calls=calls), gateway=revos_gateway)
+
+    assert "call it once" in caught.value.problems[0].message
+    assert "Eve" in caught.value.raw
+    assert "Ada" in caught.value.raw
+
+
+async def test_several_calls_that_are_encoded_twice_are_several(tm, revos_gateway):
+    calls = [called(json.dumps(SAID)), called(json.dumps(json.dumps(EVE)))]
+
+    async with tm.extractor("gpt-4", strategy="tools") as gpt4:
+        revos_gateway.chat_script.append(completion(tool_calls=calls))
+        people = await gpt4.extract(list[Person], PROMPT, text=TEXT)
+
+    assert [person.name for person in people] == ["Ada", "Eve"]
+
+
+ODD_COSTS = {
+    "a list": ([1, 2], Usage()),
+    "a text": ("7", Usage()),
+    "a number": (7, Usage()),
+    "a fraction": ({"prompt_tokens": 1, "completion_tokens": 5.5}, Usage(1, 5, 6)),
+    "numbers as texts": ({"prompt_tokens": "3", "completion_tokens": 2}, Usage(0, 2, 2)),
+    "less than nothing": ({"prompt_tokens": -1, "completion_tokens": 2}, Usage(0, 2, 2)),
+    "infinity": ({"prompt_tokens": float("inf")}, Usage()),
+    "truth": ({"prompt_tokens": True, "completion_tokens": 2}, Usage(0, 2, 2)),
+    "details in a list": (
+        {"prompt_tokens": 1, "completion_tokens": 2, "prompt_tokens_details": [1]},
+        Usage(1, 2, 3),
+    ),
+    "details that are none": (
+        {"prompt_tokens": 1, "prompt_tokens_details": {"cached_tokens": "x"}},
+        Usage(1, 0, 1),
+    ),
+}
+
+
+@pytest.mark.parametrize(("usage", "counted"), ODD_COSTS.values(), ids=ODD_COSTS)
+async def test_no_answer_is_lost_for_how_its_cost_is_said(tm, revos_gateway, usage, counted):
+    answer = completion(content=SAID)
+    answer.body["usage"] = usage
+
+    async with tm.extractor("gpt-4", repairs=0) as gpt4:
+        result = await extract(gpt4, answer, gateway=revos_gateway)
+
+    assert result.value == ADA
+    assert result.usage == counted
+    assert type(result.usage.completion_tokens) is int
+
+
+async def test_thoughts_without_an_end_are_no_answer(gpt4, revos_gateway):
+    thought = completion(content="<think>Is it " + '{"name": "Eve", "age": 1}?')
+
+    result = await extract(gpt4, thought, gateway=revos_gateway)
+
+    assert (result.value, result.attempts) == (ADA, 2)
+
+
 async def test_what_a_gateway_leaves_out_is_left_out(tm, revos_gateway):
     async with tm.extractor("gpt-4", repairs=0) as gpt4:
         results = [

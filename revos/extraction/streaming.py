@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -21,6 +22,10 @@ __all__ = ["PartialExtraction"]
 
 T = TypeVar("T")
 
+# A text that is longer is read anew only once it has grown by that part of it, or the time for a
+# long answer would grow with the square of its length.
+SHORT, GROWN_BY = 4096, 64
+
 
 class PartialExtraction(Block[str], Generic[T]):
     """What `extract_stream` gives: an async context manager, and inside it an async iterator of
@@ -37,6 +42,8 @@ class PartialExtraction(Block[str], Generic[T]):
         super().__init__("extract_stream")
         self._bind, self._wanted, self._prompt, self._variables = bind, target, prompt, variables
         self._text = ""
+        self._looks_at = 0
+        self._said: str | None = None
         self._last: Any = None
         self._result: Extraction[T] | None = None
         self._failure: RevosError | None = None
@@ -69,11 +76,20 @@ class PartialExtraction(Block[str], Generic[T]):
             if part is None:
                 if self._failure is not None:
                     raise own_copy(self._failure)
-                raise StopAsyncIteration
-            self._text += part
-            known = self._target.unwrapped(
-                known_so_far(self._text, self._fits, "[{" if self._is_wrapped else "{")
-            )
+                if self._said is None:
+                    raise StopAsyncIteration
+                # What stood before may not have been it: as thoughts that are known by their end.
+                known = self._target.unwrapped(json.loads(self._said))
+                self._said = None
+            else:
+                self._text += part
+                length = len(self._text)
+                if length < self._looks_at:
+                    continue
+                self._looks_at = length + max(0, length - SHORT) // GROWN_BY
+                known = self._target.unwrapped(
+                    known_so_far(self._text, self._fits, "[{" if self._is_wrapped else "{")
+                )
             if known is not None and known != self._last:
                 self._last = known
                 return known
@@ -118,4 +134,5 @@ class PartialExtraction(Block[str], Generic[T]):
         except RevosError as error:
             self._failure = error
         else:
+            self._said = asking.said
             self._result = asking.extraction(value, clock.monotonic() - began_at)

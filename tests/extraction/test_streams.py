@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import warnings
 
 import anyio
 import pydantic
@@ -436,6 +437,164 @@ async def test_what_is_streamed_is_the_answer_whatever_role_is_named(ex, revos_g
         await all_of(parts)
 
     assert parts.value == FIG
+
+
+def call(index=0, arguments="", **more):
+    """A part of a call of the tool."""
+    function = {"arguments": arguments} | ({"name": more.pop("name")} if "name" in more else {})
+    return chunk({"tool_calls": [{"index": index, "function": function, **more}]})
+
+
+SAID = json.dumps(FIG.model_dump())
+BEGIN = {"id": "1", "type": "function", "name": "Fruit"}
+ENDED = chunk({}, "stop")
+IN_OTHER_WAYS = {
+    "without an index": [call(None, SAID[:9], **BEGIN), call(None, SAID[9:])],
+    "without an index or a name": [call(None, SAID[:9], id="1"), call(None, SAID[9:])],
+    "named in each part": [call(None, SAID[:9], **BEGIN), call(None, SAID[9:], **BEGIN)],
+    "encoded twice": [call(0, json.dumps(SAID)[:9], **BEGIN), call(0, json.dumps(SAID)[9:])],
+    "not encoded": [call(0, json.loads(SAID), **BEGIN)],
+    "beside one of another tool": [
+        call(0, '{"q": [', **BEGIN | {"name": "search"}),
+        call(1, SAID[:9], **BEGIN | {"id": "2"}),
+        call(0, "1]}"),
+        call(1, SAID[9:]),
+    ],
+    "twice, by turns": [
+        call(0, SAID[:9], **BEGIN),
+        call(1, SAID[:7], **BEGIN | {"id": "2"}),
+        call(0, SAID[9:]),
+        call(1, SAID[7:]),
+    ],
+    "as it was before tools": [
+        chunk({"function_call": {"name": "Fruit", "arguments": SAID[:9]}}),
+        chunk({"function_call": {"arguments": SAID[9:]}}),
+    ],
+    "an object in place of a text": [chunk({"content": json.loads(SAID)})],
+    "parts": [
+        chunk({"content": [{"type": "thinking", "thinking": "{}"}]}),
+        chunk({"content": [{"type": "text", "text": SAID}]}),
+    ],
+    "an empty call and text": [call(0, "{}", **BEGIN), chunk({"content": SAID})],
+    "after what only its end tells to be thoughts": [
+        chunk({"content": '{"name": "Kiwi", "ripe": true'}),
+        chunk({"content": "}? No.</think>" + SAID[:9]}),
+        chunk({"content": SAID[9:]}),
+    ],
+    "in a channel": [
+        chunk({"content": '<|channel|>analysis<|message|>{"name": "Kiwi"}<|end|>'}),
+        chunk({"content": "<|start|>assistant<|channel|>final<|message|>" + SAID}),
+    ],
+}
+
+
+@pytest.mark.parametrize("events", IN_OTHER_WAYS.values(), ids=IN_OTHER_WAYS)
+async def test_a_stream_is_read_in_whatever_way_it_comes(tm, revos_gateway, events):
+    revos_gateway.chat_script.append(streamed(*events, ENDED))
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        async with (
+            tm.extractor("gpt-4", strategy="tools") as ex,
+            ex.extract_stream(Fruit, PROMPT, text="x") as parts,
+        ):
+            known = await all_of(parts)
+
+    assert parts.value == FIG
+    assert known[-1] == FIG.model_dump()
+    assert [str(one.message) for one in warned] == []
+
+
+async def test_the_items_of_a_list_in_several_calls_by_turns_are_all_known(tm, revos_gateway):
+    fruit = [FIG, FIG.model_copy(update={"name": "Kiwi"})]
+    texts = [json.dumps({"value": [one.model_dump()]}) for one in fruit]
+    revos_gateway.chat_script.append(
+        streamed(
+            call(0, texts[0][:20], **BEGIN),
+            call(1, texts[1][:30], **BEGIN | {"id": "2"}),
+            call(0, texts[0][20:]),
+            call(1, texts[1][30:]),
+            ENDED,
+        )
+    )
+
+    async with (
+        tm.extractor("gpt-4", strategy="tools") as ex,
+        ex.extract_stream(list[Fruit], PROMPT, text="x") as parts,
+    ):
+        known = await all_of(parts)
+
+    assert parts.value == fruit
+    assert all(map(grows, known, known[1:]))
+    assert known[-1] == [one.model_dump() for one in fruit]
+
+
+async def test_a_character_in_two_parts_is_one(ex, revos_gateway):
+    text = json.dumps(FIG.model_dump(), ensure_ascii=False)
+    first, second = text.split("😀")
+    revos_gateway.chat_script.append(
+        streamed(chunk({"content": first + "\ud83d"}), chunk({"content": "\ude00" + second}), ENDED)
+    )
+
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        known = await all_of(parts)
+
+    assert parts.value == FIG
+    assert known[-1] == FIG.model_dump()
+
+
+ERRORS = {
+    "without a key": b'event: error\ndata: {"message": "overloaded now"}\n\n',
+    "of FastAPI": b'data: {"detail": "overloaded now"}\n\n',
+    "a text": b'event: error\ndata: "overloaded now"\n\n',
+    "a text in a key": b'data: {"error": "overloaded now"}\n\n',
+    "of old vLLM": b'data: {"object": "error", "message": "overloaded now", "code": 400}\n\n',
+}
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("event", ERRORS.values(), ids=ERRORS)
+async def test_an_error_in_a_stream_keeps_its_words(tm, ex, revos_gateway, event, begun):
+    answer = streamed(*[BEGUN] * begun)
+    token = await tm.get_token()
+    event = event.replace(b"overloaded", b"overloaded " + token.encode())
+    headers = {"content-type": "text/event-stream"}
+    revos_gateway.chat_script.extend([Answer(headers=headers, body=answer.body + event)] * 2)
+
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        with pytest.raises(RevosAPIError, match=r"overloaded \*\*\* now") as caught:
+            await all_of(parts)
+
+    assert token not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+@pytest.mark.parametrize("usage", [[1], "7", {"completion_tokens": 5.5}, {"prompt_tokens": "3"}])
+async def test_no_stream_is_lost_for_how_its_cost_is_said(ex, revos_gateway, usage):
+    revos_gateway.chat_script.append(
+        streamed(chunk({"content": SAID}), chunk({}, "stop") | {"usage": usage})
+    )
+
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        await all_of(parts)
+
+    assert parts.value == FIG
+    assert type(parts.result.usage.completion_tokens) is int
+
+
+async def test_a_long_stream_takes_its_length_and_no_more(tm, revos_gateway):
+    items = [{"name": f"n{number}", "weight": number} for number in range(3000)]
+    text = json.dumps({"value": items})
+    parts_of_text = [chunk({"content": text[at : at + 24]}) for at in range(0, len(text), 24)]
+    revos_gateway.chat_script.append(streamed(*parts_of_text, ENDED))
+
+    async with (
+        tm.extractor("gpt-4") as ex,
+        ex.extract_stream(list[dict[str, int | str]], PROMPT, text="x") as parts,
+    ):
+        known = await all_of(parts)
+
+    assert parts.value == known[-1] == items
+    assert 100 < len(known) < 1000
 
 
 async def test_half_a_character_at_the_end_of_a_part_does_not_fit(ex, revos_gateway):

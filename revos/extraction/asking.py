@@ -23,6 +23,7 @@ from revos.extraction.answers import Completion, Extraction, Usage
 from revos.extraction.json_text import json_values
 from revos.extraction.pacing import Pace
 from revos.extraction.strategies import (
+    THIS_SCHEMA,
     Step,
     instruction,
     later,
@@ -186,6 +187,7 @@ class Asking:
         steps = self.bound.steps
         step = self._first_step()
         refused: list[Step] = []
+        is_of_schema = False
         while True:
             try:
                 completion = await self._complete_by(step, messages)
@@ -194,28 +196,41 @@ class Asking:
                 if following is None:
                     raise await self._with_model_ids(error) from error.__cause__
                 refused.append(step)
+                is_of_schema |= THIS_SCHEMA in error.features
                 step = later(following, self._first_step())
             else:
                 self._strategy, self._raw = step, completion.answer
                 self._attempts += 1
                 self._usage += completion.usage
                 self._model = completion.model or self._model
-                self._remember(refused, step)
+                self._remember(refused, step, is_of_schema=is_of_schema)
                 return completion
 
     def _first_step(self) -> Step:
-        step = self.bound.runtime.remembered.get(self.bound.config)
-        return step if step in self.bound.steps else self.bound.steps[0]
+        first = self.bound.steps[0]
+        for remembered in (self.bound.runtime.remembered, self._remembered_of_schema()):
+            step = remembered.get(self.bound.config)
+            if step in self.bound.steps:
+                first = later(first, step)
+        return first
 
-    def _remember(self, refused: list[Step], served: Step) -> None:
-        """Once the gateway has taken the same request another way: then it was the feature."""
+    def _remembered_of_schema(self) -> dict[ModelConfig, Step]:
+        return self.bound.runtime.remembered_of_schemas.setdefault(self.target, {})
+
+    def _remember(self, refused: list[Step], served: Step, *, is_of_schema: bool) -> None:
+        """Once the gateway has taken the same request another way: then it was the feature, or the
+        schema of the one target.
+        """
         remembered = self.bound.runtime.remembered
+        if is_of_schema:
+            remembered = self._remembered_of_schema()
         if refused and remembered.get(self.bound.config) in (None, *refused):
             remembered[self.bound.config] = served
             logger.info(
-                "the gateway refuses %s for %r: using %s",
+                "the gateway refuses %s for %r%s: using %s",
                 " and ".join(refused),
                 self.bound.name,
+                f" with the schema of {self.target.name}" if is_of_schema else "",
                 served,
             )
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+from weakref import WeakKeyDictionary
 
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -59,6 +60,8 @@ class Runtime:
     def __init__(self, manager: TokenManager) -> None:
         self.manager = manager
         self.remembered: dict[ModelConfig, Step] = {}
+        self.remembered_of_schemas: WeakKeyDictionary[Target, dict[ModelConfig, Step]]
+        self.remembered_of_schemas = WeakKeyDictionary()
         self._ready = anyio.Event()
         self._opened: _Opened | None = None
         self._failure: RevosError | None = None

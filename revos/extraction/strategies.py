@@ -1,7 +1,8 @@
 """How a gateway is asked for an answer of a given shape, and when it is asked another way.
 
 A strategy is data for the request. `auto` steps down when the gateway refuses the feature that a
-strategy needs; which one serves is remembered for each model. The last one needs nothing: the
+strategy needs; which one serves is remembered for each model, or where it was but one schema that
+was refused, for that. The last one needs nothing: the
 schema stands in the prompt.
 """
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STEPS",
+    "THIS_SCHEMA",
     "Step",
     "Strategy",
     "features_in",
@@ -53,6 +55,15 @@ _NAMES: dict[str, re.Pattern[str]] = {
 _OF_THE_CONTENT = re.compile(
     r"context[_ ]?(length|window)|content[_ ]?(filter|polic|management)|maximum context"
 )
+# Refusals of the one schema that was sent, where others may pass: OpenAI's, Azure's and those of
+# engines that make a grammar of it.
+_OF_THE_SCHEMA = re.compile(
+    r"(invalid|unsupported)[_ ](json[_ ])?schema|invalid_function_parameters|\bin context=\("
+    r"|(compil|convert|pars)\w* (the |your |this )?(json )?(schema|grammar)"
+    r"|(schema|grammar) (is|was|has|produces|exceeds|contains)\b.{0,40}"
+    r"\b(too|invalid|unsupported|exceed|maximum)"
+)
+THIS_SCHEMA = "schema"
 # FastAPI sends back what was sent.
 _ECHO = "input"
 # Shorter ones may stand in it by chance.
@@ -91,13 +102,15 @@ def later(one: Step, other: Step) -> Step:
 
 
 def features_in(words: str, sent: Iterable[str] = ()) -> tuple[str, ...]:
-    """The features that a gateway's refusal names, wherever in it but where it repeats the prompt;
-    none where it refuses what is in the prompt.
+    """The features that a gateway's refusal names, wherever in it but where it repeats the prompt,
+    and whether it is of the one schema; none where it refuses what is in the prompt.
 
     :param sent: the texts of the prompt
 
     >>> features_in('{"detail": [{"loc": ["body", "response_format"], "msg": "not permitted"}]}')
     ('json_schema',)
+    >>> features_in("Invalid schema for function 'Person': 'format' is not permitted")
+    ('tools', 'schema')
     """
     if words.lstrip().startswith("<"):
         return ()  # A page of some proxy's, with scripts.
@@ -109,7 +122,8 @@ def features_in(words: str, sent: Iterable[str] = ()) -> tuple[str, ...]:
     words = words.lower()
     if _OF_THE_CONTENT.search(words):
         return ()
-    return tuple(name for name, pattern in _NAMES.items() if pattern.search(words))
+    names = tuple(name for name, pattern in _NAMES.items() if pattern.search(words))
+    return (*names, THIS_SCHEMA) if names and _OF_THE_SCHEMA.search(words) else names
 
 
 def _without_echoes(value: Any) -> Any:

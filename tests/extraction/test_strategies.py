@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 
 import anyio
 import pydantic
@@ -170,6 +171,33 @@ SOMETHING_ELSE = {
 }
 
 
+# Of one schema, where others may pass: named as it was sent as a format, or as a tool.
+NOT_THIS_SCHEMA = {
+    "OpenAI": (
+        openai_says(
+            "Invalid schema for response_format 'Person': In context=('properties', 'age'), "
+            "'format' is not permitted.",
+            "response_format",
+        ),
+        "json_schema",
+    ),
+    "OpenAI, a tool": (
+        openai_says(
+            "Invalid schema for function 'Person': In context=(), 'anyOf' is not permitted.",
+            "tools[0].function.parameters",
+            "invalid_function_parameters",
+        ),
+        "tools",
+    ),
+    "vLLM": (vllm_says("Failed to convert the grammar from JSON schema: unknown"), "json_schema"),
+    "Gemini": (
+        openai_says("The specified response_schema produces a constraint that has too many states"),
+        "json_schema",
+    ),
+    "Anthropic": (openai_says("output_config: the schema is too complex"), "json_schema"),
+}
+
+
 def strategies_of(gateway):
     """How each request asked for the shape."""
     return [
@@ -194,6 +222,18 @@ def test_a_refusal_of_a_schema_names_it(said):
 @pytest.mark.parametrize("said", NO_TOOLS.values(), ids=NO_TOOLS)
 def test_a_refusal_of_tools_names_them(said):
     assert features_in(json.dumps(said)) == ("tools",)
+
+
+@pytest.mark.parametrize(("said", "feature"), NOT_THIS_SCHEMA.values(), ids=NOT_THIS_SCHEMA)
+def test_a_refusal_of_one_schema_is_told_from_that_of_all(said, feature):
+    assert features_in(json.dumps(said)) == (feature, "schema")
+
+
+@pytest.mark.parametrize("said", NO_JSON_SCHEMA.values(), ids=NO_JSON_SCHEMA)
+def test_a_refusal_of_all_schemas_is_not_of_one(said):
+    said = said.decode() if type(said) is bytes else json.dumps(said)
+
+    assert "schema" not in features_in(said)
 
 
 @pytest.mark.parametrize("said", SOMETHING_ELSE.values(), ids=SOMETHING_ELSE)
@@ -290,6 +330,51 @@ async def test_what_was_learnt_is_the_models(tm, revos_gateway):
         await other.extract(Person, PROMPT, text=TEXT)
 
     assert strategies_of(revos_gateway) == ["tools", "json_schema", "tools"]
+
+
+class Town(pydantic.BaseModel):
+    city: str
+
+
+async def test_what_was_learnt_of_one_schema_is_that_schemas(tm, revos_gateway, caplog):
+    refusal = Answer(status=400, body=NOT_THIS_SCHEMA["OpenAI"][0])
+
+    with caplog.at_level(logging.INFO, "revos"):
+        async with tm.extractor("gpt-4") as gpt4:
+            for target in (Person, Person, Town, Person):
+                revos_gateway.chat_script.extend([refusal] * (not revos_gateway.chat_log))
+                await gpt4.extract(target, PROMPT, text=TEXT)
+
+    asked = ["json_schema", "tools", "tools", "json_schema", "tools"]
+    assert strategies_of(revos_gateway) == asked
+    assert steps_told(caplog) == [
+        "the gateway refuses json_schema for 'gpt-4' with the schema of Person: using tools"
+    ]
+
+
+async def test_what_was_learnt_of_the_model_is_known_where_a_schema_was_refused(tm, revos_gateway):
+    async with tm.extractor("gpt-4") as gpt4:
+        revos_gateway.chat_script.append(Answer(status=400, body=NOT_THIS_SCHEMA["OpenAI"][0]))
+        await gpt4.extract(Person, PROMPT, text=TEXT)
+        revos_gateway.unsupported |= {"json_schema", "tools"}
+        await gpt4.extract(Town, PROMPT, text=TEXT)
+        revos_gateway.chat_log.clear()
+        await gpt4.extract(Person, PROMPT, text=TEXT)
+
+    assert strategies_of(revos_gateway) == ["json_text"]
+
+
+@pytest.mark.parametrize("body", [NO_JSON_SCHEMA["OpenAI"], NOT_THIS_SCHEMA["OpenAI"][0]])
+async def test_a_step_down_lets_no_warning_out(tm, revos_gateway, body):
+    revos_gateway.chat_script.append(Answer(status=400, body=body))
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        async with tm.extractor("gpt-4") as gpt4:
+            result = await gpt4.extract_result(Person, PROMPT, text=TEXT)
+
+    assert result.strategy == "tools"
+    assert [str(one.message) for one in warned] == []
 
 
 async def test_what_was_learnt_stays_learnt(tm, revos_gateway):

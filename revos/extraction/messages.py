@@ -124,7 +124,7 @@ class Arriving:
             call.arguments += part.get("args") or ""
             if call is self._shown():
                 called += part.get("args") or ""
-        return called or ("" if parts else chunk.text)
+        return called or chunk.text
 
     def _call_of(self, part: Mapping[str, Any]) -> _Call:
         index, id_ = part.get("index"), part.get("id") or None
@@ -195,7 +195,6 @@ def counted(usage: Any) -> dict[str, Any] | None:
         key: {name: count for name, count in inner.items() if _whole(count) is not None}
         for key, given in usage.items()
         if (inner := given if isinstance(given, Mapping) else getattr(given, "__dict__", None))
-        and key.endswith("_details")
     }
     return {**details, **{name: count for name, count in counts.items() if count is not None}}
 

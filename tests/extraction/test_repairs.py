@@ -308,6 +308,17 @@ async def test_a_model_that_makes_several_calls_is_told_to_make_one(tm, revos_ga
     assert "Ada" in caught.value.raw
 
 
+async def test_a_token_that_comes_back_in_several_calls_is_hidden(tm, revos_gateway):
+    names = [await tm.get_token(), "Eve"]
+    calls = [called(json.dumps({"name": name, "age": 1})) for name in names]
+
+    async with tm.extractor("gpt-4", strategy="tools") as gpt4:
+        revos_gateway.chat_script.append(completion(tool_calls=calls))
+        people = await gpt4.extract(list[Person], PROMPT, text=TEXT)
+
+    assert [person.name for person in people] == ["***", "Eve"]
+
+
 async def test_several_calls_that_are_encoded_twice_are_several(tm, revos_gateway):
     calls = [called(json.dumps(SAID)), called(json.dumps(json.dumps(EVE)))]
 

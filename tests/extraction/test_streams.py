@@ -149,6 +149,11 @@ DOES_NOT_FIT = {
         "refusal",
         "I won't",
     ),
+    "refused in a part": (
+        streamed(chunk({"content": [{"type": "refusal", "refusal": "I won't."}]})),
+        "refusal",
+        "I won't",
+    ),
     "empty": (streamed(chunk({}, "stop")), "invalid", "no answer"),
 }
 
@@ -471,6 +476,7 @@ IN_OTHER_WAYS = {
         chunk({"function_call": {"arguments": SAID[9:]}}),
     ],
     "an object in place of a text": [chunk({"content": json.loads(SAID)})],
+    "with a message beside it": [chunk({"content": SAID}) | {"message": "hello"}],
     "parts": [
         chunk({"content": [{"type": "thinking", "thinking": "{}"}]}),
         chunk({"content": [{"type": "text", "text": SAID}]}),
@@ -505,18 +511,29 @@ async def test_a_stream_is_read_in_whatever_way_it_comes(tm, revos_gateway, even
     assert [str(one.message) for one in warned] == []
 
 
-async def test_the_items_of_a_list_in_several_calls_by_turns_are_all_known(tm, revos_gateway):
-    fruit = [FIG, FIG.model_copy(update={"name": "Kiwi"})]
-    texts = [json.dumps({"value": [one.model_dump()]}) for one in fruit]
-    revos_gateway.chat_script.append(
-        streamed(
-            call(0, texts[0][:20], **BEGIN),
-            call(1, texts[1][:30], **BEGIN | {"id": "2"}),
-            call(0, texts[0][20:]),
-            call(1, texts[1][30:]),
-            ENDED,
-        )
-    )
+FRUIT = [FIG, FIG.model_copy(update={"name": "Kiwi"})]
+ONE, OTHER = [json.dumps({"value": [one.model_dump()]}) for one in FRUIT]
+SECOND = BEGIN | {"id": "2"}
+OF_TWO_CALLS = {
+    "by turns": [
+        call(0, ONE[:20], **BEGIN),
+        call(1, OTHER[:30], **SECOND),
+        call(0, ONE[20:]),
+        call(1, OTHER[30:]),
+    ],
+    "with one index": [call(0, ONE, **BEGIN), call(0, OTHER, **SECOND)],
+    "without an index": [call(None, ONE, **BEGIN), call(None, OTHER, **SECOND)],
+    "without an index or an id": [
+        call(None, ONE[:20], name="Fruit"),
+        call(None, ONE[20:]),
+        call(None, OTHER, name="Fruit"),
+    ],
+}
+
+
+@pytest.mark.parametrize("events", OF_TWO_CALLS.values(), ids=OF_TWO_CALLS)
+async def test_the_items_of_a_list_in_two_calls_are_all_known(tm, revos_gateway, events):
+    revos_gateway.chat_script.append(streamed(*events, ENDED))
 
     async with (
         tm.extractor("gpt-4", strategy="tools") as ex,
@@ -524,9 +541,9 @@ async def test_the_items_of_a_list_in_several_calls_by_turns_are_all_known(tm, r
     ):
         known = await all_of(parts)
 
-    assert parts.value == fruit
+    assert parts.value == FRUIT
     assert all(map(grows, known, known[1:]))
-    assert known[-1] == [one.model_dump() for one in fruit]
+    assert known[-1] == [one.model_dump() for one in FRUIT]
 
 
 async def test_a_character_in_two_parts_is_one(ex, revos_gateway):
@@ -568,7 +585,12 @@ async def test_an_error_in_a_stream_keeps_its_words(tm, ex, revos_gateway, event
     assert token not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
-@pytest.mark.parametrize("usage", [[1], "7", {"completion_tokens": 5.5}, {"prompt_tokens": "3"}])
+DETAILS = {"prompt_tokens": 1, "prompt_tokens_details": {"cached_tokens": "x"}}
+
+
+@pytest.mark.parametrize(
+    "usage", [[1], "7", {"completion_tokens": 5.5}, {"prompt_tokens": "3"}, DETAILS]
+)
 async def test_no_stream_is_lost_for_how_its_cost_is_said(ex, revos_gateway, usage):
     revos_gateway.chat_script.append(
         streamed(chunk({"content": SAID}), chunk({}, "stop") | {"usage": usage})

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from revos.extraction.json_text import json_values
+from revos.extraction.json_text import json_values, known_so_far
 
 ADA = '{"name": "Ada"}'
 
@@ -97,6 +97,21 @@ def test_thoughts_that_come_to_no_answer_are_none(text):
 @pytest.mark.parametrize("behind", ["<think>or [1]", "<think>or [1]</think>"])
 def test_an_answer_may_come_before_thoughts(behind):
     assert list(json_values(f"It is {ADA} {behind}")) == [ADA]
+
+
+def test_what_comes_after_thoughts_is_the_answer_where_there_is_some():
+    assert list(json_values(f"[1]? <think>No.</think> {ADA}")) == [ADA]
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        pytest.param('{"name": "Bob"}? No.</think>{"name": "Ad', {"name": "Ad"}, id="thoughts"),
+        pytest.param('{name: "Eve", friend: {"name": "Bob"', None, id="keys of JavaScript"),
+    ],
+)
+def test_nothing_else_is_known_of_an_answer_that_arrives(text, known):
+    assert known_so_far(text, lambda value: True) == known
 
 
 def test_a_tag_in_a_value_does_not_hide_what_is_behind():

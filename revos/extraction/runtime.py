@@ -218,6 +218,7 @@ def _is_under_trio() -> bool:
 def _import_langchain() -> None:
     """Takes seconds, and holds the interpreter's lock for part of it."""
     import revos.extraction.asking
+    import revos.extraction.bodies
     import revos.extraction.chat
     import revos.extraction.many
     import revos.extraction.prompts
@@ -234,7 +235,7 @@ def _open_clients(
     limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_KEEPALIVE)
     auth: Any = manager.auth
     shared: dict[str, Any] = {"limits": limits, "auth": auth}
-    hooks = {"request": [_guard], "response": [_hide_token]}
+    hooks = {"request": [_guard], "response": [_hide_token, _end_as_a_whole]}
     sync_hooks = {"request": [_guard_sync], "response": [_hide_token_sync]}
     return (
         make_client(httpx2.AsyncClient, [base_url], ca_file, event_hooks=hooks, **shared),
@@ -248,6 +249,12 @@ async def _guard(request: httpx2.Request) -> None:
 
 def _guard_sync(request: httpx2.Request) -> None:
     request.extensions["trace"] = hide_answer
+
+
+async def _end_as_a_whole(response: httpx2.Response) -> None:
+    from revos.extraction.bodies import Body
+
+    response.stream = Body(response.stream)
 
 
 async def _hide_token(response: httpx2.Response) -> None:

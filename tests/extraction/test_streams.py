@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import json
 import time
 import warnings
@@ -627,3 +629,20 @@ async def test_half_a_character_at_the_end_of_a_part_does_not_fit(ex, revos_gate
     async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
         with pytest.raises(RevosValidationError):
             await all_of(parts)
+
+
+async def test_a_stream_that_breaks_off_leaves_nothing_to_the_garbage_collector(
+    ex, revos_gateway, caplog
+):
+    """A task of nobody's would close its generators, and fails in that under Trio."""
+    revos_gateway.chat_script.append(streamed(BEGUN, {"error": {"message": "overloaded now"}}))
+
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        with pytest.raises(RevosAPIError):
+            await all_of(parts)
+    gc.collect()
+    for _ in range(3):
+        await ex.run_asyncio(asyncio.sleep, 0)
+    gc.collect()
+
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []

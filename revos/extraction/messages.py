@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import isfinite
 from typing import Any
 
@@ -16,6 +16,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall
 from langchain_core.messages.ai import UsageMetadata
 
 from revos.extraction.answers import Completion, Usage
+from revos.extraction.json_text import json_values
 from revos.redact import redact, without_token
 from revos.token import AccessToken
 
@@ -41,7 +42,8 @@ def completion_of(
 
     :param tool: the name of the one that was to be called
     """
-    calls = tuple(map(_paired, _calls_of(message, tool)))
+    called = _calls_of(message, tool) or _calls_in(message.text, tool)
+    calls = tuple(map(_paired, called))
     answer = "\n".join(calls) or _paired(message.text) or None
     refusal = message.additional_kwargs.get("refusal") or _refusal_part(message)
     for token in tokens:
@@ -61,7 +63,7 @@ def completion_of(
         usage=Usage(costs["input_tokens"], costs["output_tokens"], costs["total_tokens"])
         if costs
         else Usage(),
-        model=said.get("model_name"),
+        model=model if isinstance(model := said.get("model_name"), str) else None,
     )
 
 
@@ -81,6 +83,27 @@ def _calls_of(message: AIMessage, tool: str | None) -> list[str]:
         return ["{}"] if is_empty else []
     wanted = tool if any(name == tool for name, _ in said) else said[0][0]
     return [text for name, text in said if name == wanted]
+
+
+def _calls_in(text: str, tool: str | None) -> list[str]:
+    """The arguments of calls that the gateway has left in the text, as one without a parser for
+    what this model writes: `<tool_call>{"name": ..., "arguments": ...}</tool_call>` and its like.
+    """
+    if tool is None:
+        return []
+    values: Iterable[str] = json_values(text)
+    if "```" in text:
+        values = dict.fromkeys(values)  # What is fenced is among them twice.
+    said: list[Any] = []
+    for decoded in map(json.loads, values):
+        said += decoded if isinstance(decoded, list) else [decoded]
+    return [
+        unencoded(call[key])
+        for call in said
+        if isinstance(call, dict) and call.get("name") == tool
+        for key in ("arguments", "parameters")
+        if key in call
+    ]
 
 
 @define(eq=False)

@@ -21,6 +21,8 @@ class Person(pydantic.BaseModel):
     age: int
 
 
+# A call of its tool looks like one, too.
+Named = pydantic.create_model("Person", name=(str, ...))
 ADA = Person(name="Ada", age=36)
 SAID = '{"name": "Ada", "age": 36}'
 ELDER = '{"name": "Ada", "age": "old"}'
@@ -250,6 +252,59 @@ async def test_of_several_calls_that_of_the_tool_that_was_asked_for_counts(tm, r
     assert result.value == ADA
 
 
+IN_TEXT = {
+    "of Qwen": f'<tool_call>\n{{"name": "Person", "arguments": {SAID}}}\n</tool_call>',
+    "of Llama": f'{{"type": "function", "name": "Person", "parameters": {SAID}}}',
+    "of Mistral": f'[TOOL_CALLS] [{{"name": "Person", "arguments": {SAID}}}]',
+    "encoded": json.dumps({"name": "Person", "arguments": SAID}),
+    "among others": f'[7, {{"name": "Person", "arguments": {SAID}}}]',
+    "after thoughts": f'<think>"Person"?</think>{{"name": "Person", "arguments": {SAID}}}',
+}
+
+
+@pytest.mark.parametrize("text", IN_TEXT.values(), ids=IN_TEXT)
+async def test_a_call_that_the_gateway_has_left_in_the_text_is_one(tm, revos_gateway, text):
+    async with tm.extractor("gpt-4", strategy="tools") as gpt4:
+        revos_gateway.chat_script.append(completion(content=text))
+        result = await gpt4.extract_result(Named, PROMPT, text=TEXT)
+
+    assert (result.value, result.attempts) == (Named(name="Ada"), 1)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"), [("<tool_call>", "</tool_call>"), ("```json\n", "\n```")]
+)
+async def test_no_item_of_calls_that_are_left_in_the_text_is_lost(tm, revos_gateway, begin, end):
+    calls = [{"name": "list_int", "arguments": {"value": [number]}} for number in (1, 2)]
+    text = "\n".join(begin + json.dumps(call) + end for call in calls)
+
+    async with tm.extractor("gpt-4", strategy="tools") as gpt4:
+        revos_gateway.chat_script.append(completion(content=text))
+
+        result = await gpt4.extract_result(list[int], PROMPT, text=TEXT)
+
+    assert (result.value, result.attempts) == ([1, 2], 1)
+
+
+@pytest.mark.parametrize(("strategy", "name"), [("json_schema", "Person"), ("tools", "search")])
+async def test_what_only_looks_like_a_call_is_an_answer(tm, revos_gateway, strategy, name):
+    said = {"name": name, "arguments": {"name": "Ada"}}
+
+    async with tm.extractor("gpt-4", strategy=strategy) as gpt4:
+        revos_gateway.chat_script.append(completion(content=json.dumps(said)))
+
+        assert await gpt4.extract(Named, PROMPT, text=TEXT) == Named(name=name)
+
+
+async def test_a_call_in_the_text_that_is_cut_off_can_be_repaired(tm, revos_gateway):
+    cut_off = f'<tool_call>{{"name": "Person", "arguments": {SAID}'
+
+    async with tm.extractor("gpt-4", strategy="tools") as gpt4:
+        result = await extract(gpt4, completion(content=cut_off), SAID, gateway=revos_gateway)
+
+    assert (result.value, result.attempts) == (ADA, 2)
+
+
 EVE = {"name": "Eve", "age": 1}
 ITEMS = {
     "each in a list": ([{"value": [json.loads(SAID)]}, {"value": [EVE]}], 1),
@@ -379,6 +434,16 @@ async def test_what_a_gateway_leaves_out_is_left_out(tm, revos_gateway):
         ]
 
     assert [(result.value, result.usage) for result in results] == [(ADA, Usage())] * 10
+
+
+async def test_a_model_that_is_no_text_is_left_out(tm, revos_gateway):
+    answer = completion(content=SAID)
+    answer.body["model"] = {"id": 7}
+
+    async with tm.extractor("gpt-4") as gpt4:
+        result = await extract(gpt4, answer, gateway=revos_gateway)
+
+    assert (result.value, result.model) == (ADA, None)
 
 
 # Errors that look like something else.

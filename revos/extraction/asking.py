@@ -261,7 +261,7 @@ class Asking:
         failures = successes = 0
         while True:
             try:
-                async with pace.turn():
+                async with pace.turn(patient=self.patient):
                     if failures == 0:
                         successes = pace.successes
                     completion = await bound.runtime.call(ask, bound.llm, messages, options)
@@ -277,6 +277,8 @@ class Asking:
                     pause = policy.pause(in_a_row, bound.manager._random())
                 else:
                     pause = pace.hold(told, bound.manager._random())
+                    if told is None and not self.patient:
+                        pause = policy.pause(failures, bound.manager._random())
                 # Not the gateway's words: they may repeat the prompt.
                 logger.info("%r: %s; again in %.1f s", bound.name, _brief(error), pause)
             else:

@@ -225,6 +225,125 @@ async def test_an_outage_for_ever_is_told(tm, clock, model):
     assert max(Counter(model.asked).values()) == 3
 
 
+async def ask_alone(ex, texts, clock, times):
+    """Each in a task; how long each of them took to fail."""
+
+    async def ask(text):
+        began = clock.monotonic()
+        with pytest.raises(RevosAPIError):
+            await ex.extract(Said, PROMPT, text=text)
+        times.append(clock.monotonic() - began)
+
+    async with anyio.create_task_group() as tasks:
+        for text in texts:
+            tasks.start_soon(ask, text)
+        with anyio.fail_after(20):
+            while len(times) < len(texts):
+                await clock.advance(0.25)
+
+
+async def test_who_asks_for_one_is_told_of_an_outage_as_soon_as_if_alone(tm, clock, model):
+    model.answer = lambda text: refused(503)
+    alone, at_once, later = [], [], []
+
+    async with tm.extractor("gpt-4", max_concurrency=4) as ex:
+        await ask_alone(ex, ["a"], clock, alone)
+        await ask_alone(ex, list(map(str, range(20))), clock, at_once)
+        await ask_alone(ex, ["b"], clock, later)
+
+    assert len(model.asked) == 22 * 3
+    assert model.most_in_flight <= 4
+    assert max(*at_once, *later) == max(alone) < 3
+
+
+async def test_who_asks_for_one_does_not_wait_for_the_pauses_of_many(tm, clock, model):
+    model.answer = lambda text: refused(503) if text in "abcd" else said(text)
+
+    async with (
+        tm.extractor("gpt-4", max_concurrency=4) as ex,
+        ex.extract_many(Said, PROMPT, list("abcd")),
+    ):
+        await settle()
+        for _ in range(8):
+            await clock.advance(1)
+        now = clock.monotonic()
+        asked = len(model.asked)
+        with anyio.fail_after(5):
+            assert await ex.extract(Said, PROMPT, text="e") == Said(text="e")
+        assert (clock.monotonic(), len(model.asked)) == (now, asked + 1)
+
+
+@pytest.mark.parametrize(("told", "waits"), [(10, 10), (11, 0)])
+async def test_who_asks_for_one_waits_as_long_as_the_gateway_has_told_another(
+    tm, clock, model, told, waits
+):
+    busy = [refused(429, retry_after=told)]
+    model.answer = lambda text: busy.pop() if busy else said(text)
+    took = []
+
+    async def ask():
+        began = clock.monotonic()
+        with anyio.fail_after(5):
+            await ex.extract(Said, PROMPT, text="b")
+        took.append(clock.monotonic() - began)
+
+    async with (
+        tm.extractor("gpt-4") as ex,
+        ex.extract_many(Said, PROMPT, ["a"]),
+        anyio.create_task_group() as tasks,
+    ):
+        await settle()
+        tasks.start_soon(ask)
+        await settle()
+        for _ in range(waits):
+            assert took == []
+            await clock.advance(1)
+
+    assert took == [waits]
+
+
+@pytest.mark.parametrize(("told", "waits"), [((2, 8), 9), ((8, 2), 8)])
+async def test_who_waits_as_the_gateway_has_told_waits_for_the_longest(
+    tm, clock, model, told, waits
+):
+    told = {text: [seconds] for text, seconds in zip("ac", told, strict=True)}
+    took, later = [], anyio.Event()
+
+    async def answer(text):
+        if text == "c":
+            await later.wait()
+        return refused(429, retry_after=told[text].pop()) if told.get(text) else said(text)
+
+    async def ask():
+        began = clock.monotonic()
+        with anyio.fail_after(5):
+            await ex.extract(Said, PROMPT, text="b")
+        took.append(clock.monotonic() - began)
+
+    model.answer = answer
+    async with (
+        tm.extractor("gpt-4") as ex,
+        ex.extract_many(Said, PROMPT, ["a", "c"]),
+        anyio.create_task_group() as tasks,
+    ):
+        with model.hold():
+            await settle()
+            assert model.asked == ["a", "c"]
+        await settle()
+        tasks.start_soon(ask)
+        await settle()
+        await clock.advance(1)
+        later.set()
+        await settle()
+        tasks.start_soon(ask)
+        await settle()
+        for _ in range(waits - 1):
+            assert took == []
+            await clock.advance(1)
+
+    assert sorted(took) == [waits - 1, waits]
+
+
 async def test_the_next_to_ask_in_an_outage_is_always_another(tm, clock, model):
     model.answer = lambda text: refused(503)
 

@@ -10,7 +10,8 @@ import pytest
 from extracting import PROMPT, Said, ScriptedModel, refused, said, unreachable
 from support import ManualClock, ScriptedEndpoint, manager, settle
 
-from revos import RevosAPIError, RevosAuthenticationError, RevosTokenError
+from revos import RevosAPIError, RevosAuthenticationError, RevosTokenError, policy
+from revos.extraction.pacing import Pace
 
 
 @pytest.fixture
@@ -419,3 +420,112 @@ async def test_who_is_cancelled_in_a_pause_leaves_the_room_to_others(tm, clock, 
     assert following == Said(text="e")
     assert model.asked[-1] == "e"
     assert "c" not in model.asked
+
+
+# Pauses.
+
+
+class Askers:
+    """Ask side by side, and stay until `gate` is set.
+
+    :ivar asking: those that had their turn
+    """
+
+    def __init__(self, pace):
+        self.gate = anyio.Event()
+        self.asking = []
+        self._pace = pace
+
+    async def ask(self, name):
+        async with self._pace.turn(patient=True):
+            self.asking.append(name)
+            await self.gate.wait()
+
+
+async def test_of_those_that_were_let_in_just_before_a_pause_one_asks_first_after_it(clock):
+    pace = Pace(3, clock)
+    askers, before = Askers(pace), [pace.turn(patient=True) for _ in range(3)]
+    for turn in before:
+        await turn.__aenter__()
+
+    async with anyio.create_task_group() as tasks:
+        for name in "abc":
+            tasks.start_soon(askers.ask, name)
+        await settle()
+        for turn in before:
+            await turn.__aexit__(None, None, None)
+        pace.hold(30, 0.5)
+        await settle()
+        await clock.advance(30)
+        first = len(askers.asking)
+        askers.gate.set()
+
+    assert first == 1
+    assert sorted(askers.asking) == list("abc")
+
+
+async def test_who_waits_in_a_pause_waits_on_where_the_gateway_tells_a_later_end(clock):
+    pace = Pace(2, clock)
+    askers = Askers(pace)
+    askers.gate.set()
+    pace.hold(10, 0.5)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(askers.ask, "a")
+        await settle()
+        await clock.advance(5)
+        pace.hold(30, 0.5)
+        await clock.advance(29.9)
+        assert askers.asking == []
+        await clock.advance(0.1)
+        assert askers.asking == ["a"]
+
+
+async def test_what_another_is_told_does_not_shorten_a_pause(clock):
+    pace = Pace(2, clock)
+    askers = Askers(pace)
+    askers.gate.set()
+    pace.hold(30, 0.5)
+    pace.hold(5, 0.5)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(askers.ask, "a")
+        await settle()
+        await clock.advance(29.9)
+        assert askers.asking == []
+        await clock.advance(0.1)
+        assert askers.asking == ["a"]
+
+
+async def test_a_pause_that_is_on_is_not_prolonged_by_who_was_told_nothing(clock):
+    pace = Pace(2, clock)
+    seconds = pace.hold(None, 0.5)
+    await clock.advance(seconds / 2)
+
+    assert pace.hold(None, 0.5) == pytest.approx(seconds / 2)
+
+    await clock.advance(seconds / 2)
+    with anyio.fail_after(1):
+        async with pace.turn(patient=True):
+            pass
+
+
+async def test_those_that_are_told_to_wait_together_make_one_pause_and_no_longest(clock):
+    pace = Pace(8, clock)
+    for _ in range(8):
+        pace.hold(1, 0.5)
+    await clock.advance(1)
+
+    assert not pace.is_at_longest
+    assert pace.hold(None, 0.5) == policy.pause(2, 0.5)
+
+
+async def test_what_asks_within_a_request_has_a_turn_of_its_own(clock):
+    pace = Pace(2, clock)
+
+    async with pace.turn(patient=True), pace.turn(patient=True):
+        with anyio.move_on_after(0.01) as waiting:
+            async with pace.turn(patient=True):
+                pytest.fail("a third")
+
+    assert waiting.cancelled_caught

@@ -99,6 +99,53 @@ def test_what_ends_the_work_leaves_the_block_bare_though_nobody_takes_a_result(r
     assert caught == [kind]
 
 
+class FailingBesideOthers(Failing):
+    """Its work raises that error in a task of a task group, beside one that ends as cancelled."""
+
+    async def _work(self):
+        async with anyio.create_task_group() as outer, anyio.create_task_group() as inner:
+            outer.start_soon(self._wait)
+            inner.start_soon(self._fail)
+
+    async def _wait(self):
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self._give("cancelled")
+
+    async def _fail(self):
+        raise self._kind
+
+
+async def test_what_ends_the_work_in_a_task_of_its_own_leaves_the_block_bare():
+    with pytest.raises(ZeroDivisionError):
+        async with FailingBesideOthers(ZeroDivisionError):
+            await anyio.wait_all_tasks_blocked()
+
+
+class FailingOnItsWayOut(FailingBesideOthers):
+    """Its work raises that error when it is cancelled, after what is beside it has ended."""
+
+    async def _work(self):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._wait)
+            tasks.start_soon(self._fail)
+
+    async def _fail(self):
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.wait_all_tasks_blocked()
+            raise self._kind
+
+
+async def test_what_fails_on_its_way_out_leaves_the_block_bare():
+    with pytest.raises(ZeroDivisionError):
+        async with FailingOnItsWayOut(ZeroDivisionError):
+            await anyio.wait_all_tasks_blocked()
+
+
 class Lingering(Block):
     """Its work takes its time to end, unless it is told that the taker is gone."""
 

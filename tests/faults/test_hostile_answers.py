@@ -210,3 +210,25 @@ async def test_others_get_their_turn_while_a_body_comes_in_ten_thousand_parts():
         tasks.cancel_scope.cancel()
 
     assert during >= 100
+
+
+async def test_a_body_in_ten_thousand_parts_is_ended_in_its_own_task_when_the_manager_is_left():
+    endpoint, begun, tasks_of_it = ScriptedEndpoint(), anyio.Event(), []
+
+    class Parts(httpx.AsyncByteStream):
+        async def __aiter__(self):
+            tasks_of_it.append(anyio.get_current_task().id)
+            try:
+                for _ in range(10_000):
+                    begun.set()
+                    yield b" "
+                await anyio.sleep_forever()
+            finally:
+                tasks_of_it.append(anyio.get_current_task().id)
+
+    endpoint.script = [httpx.Response(200, stream=Parts())]
+    async with manager(endpoint):
+        await begun.wait()
+
+    assert len(tasks_of_it) == 2
+    assert len(set(tasks_of_it)) == 1

@@ -181,14 +181,43 @@ class Wrapping(AsyncCallbackHandler):
         raise ValueError("wrapped") from self.wrapped
 
 
-async def test_an_error_of_revos_that_others_wrapped_is_what_comes_out(gpt4):
-    callback = Wrapping()
+class Mishandling(Wrapping):
+    """A callback that fails while it handles an error of revos."""
+
+    async def on_chat_model_start(self, *_, **__):
+        try:
+            raise self.wrapped
+        except RevosTokenError:
+            raise ValueError("mishandled")  # noqa: B904 - as in code of others
+
+
+@pytest.mark.parametrize("kind", [Wrapping, Mishandling])
+async def test_an_error_of_revos_that_others_wrapped_is_what_comes_out(gpt4, kind):
+    callback = kind()
     gpt4.llm.callbacks = [callback]
 
     with pytest.raises(RevosTokenError, match="no token") as caught:
         await gpt4.extract(Person, PROMPT, text="x")
 
     assert caught.value is not callback.wrapped
+
+
+async def test_the_token_of_a_request_is_masked_though_none_is_held_before_and_after(revos_gateway):
+    token = revos_gateway.issue("token-of-the-request")
+    granted = {"access_token": token, "token_type": "Bearer", "expires_in": 3600}
+    revos_gateway.token_script.append(Answer(body=granted))
+    quoting = f'event: error\ndata: "overloaded {token} now"\n\n'.encode()
+    headers = {"content-type": "text/event-stream"}
+    revos_gateway.chat_script.append(Answer(headers=headers, body=quoting))
+    config = revos_gateway.config(max_retries=1, enable_periodic_refresh=False)
+
+    async with TokenManager(config) as tm, tm.extractor("gpt-4") as extractor:
+        revos_gateway.refuse_if = lambda _: tm.invalidate()
+        async with extractor.extract_stream(Person, PROMPT, text="x") as parts:
+            with pytest.raises(RevosAPIError, match=r"overloaded \*\*\* now") as caught:
+                await anext(parts)
+
+    assert token not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
 # Errors of others.

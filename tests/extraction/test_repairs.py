@@ -449,7 +449,10 @@ async def test_a_model_that_is_no_text_is_left_out(tm, revos_gateway):
 # Errors that look like something else.
 
 
-@pytest.mark.parametrize(("code", "status", "temporary"), [(429, 429, True), ("oops", 200, False)])
+@pytest.mark.parametrize(
+    ("code", "status", "temporary"),
+    [(429, 429, True), ("oops", 200, False), (302, 200, False), (1000, 200, False)],
+)
 async def test_an_error_that_comes_with_a_200_is_told_in_its_words(
     tm, revos_gateway, code, status, temporary
 ):

@@ -12,6 +12,7 @@ import traceback
 from functools import partial
 
 import anyio
+import httpx2
 import pydantic
 import pytest
 from anyio import to_thread
@@ -268,6 +269,17 @@ async def test_a_loop_that_does_not_end_keeps_the_block_for_a_second_at_most(rev
         await anyio.sleep(0.01)
 
     assert seconds < 1.8
+
+
+async def test_a_client_that_never_closes_does_not_keep_the_block(revos_gateway, monkeypatch):
+    async def hang(client):
+        await anyio.sleep(5)
+
+    async with TokenManager(revos_gateway.config()) as tm, tm.extractor("gpt-4"):
+        monkeypatch.setattr(httpx2.AsyncClient, "aclose", hang)
+        started = time.monotonic()
+
+    assert time.monotonic() - started < 3
 
 
 async def test_leaving_while_the_loop_behind_the_extractors_opens_leaves_no_thread(revos_gateway):

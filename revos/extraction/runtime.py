@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 from weakref import WeakKeyDictionary
@@ -98,7 +98,7 @@ class Runtime:
         if _is_under_trio():
             portal_manager = start_blocking_portal("asyncio", name="revos-langchain")
             portal = await run_in_thread(portal_manager.__enter__, abandon=False)
-            stack.push_async_callback(_stop_portal, portal, portal_manager)
+            stack.push_async_callback(_stop_portal, portal_manager)
         gateway = self.manager.config.revos
         http, sync_http = await run_in_thread(
             _open_clients, gateway.base_url, gateway.ca_file, self.manager
@@ -268,13 +268,8 @@ def _hide_token_sync(response: httpx2.Response) -> None:
     response.headers = type(headers)(hidden, encoding=headers.encoding)
 
 
-async def _stop_portal(portal: BlockingPortal, portal_manager: Any) -> None:
-    def stop() -> None:
-        with suppress(RuntimeError):  # It is not running any more.
-            portal.call(portal.stop, True)
-        portal_manager.__exit__(None, None, None)
-
+async def _stop_portal(portal_manager: Any) -> None:
     # Joining the thread blocks. The calls in it are cancelled, so that takes no time, unless one
     # does not heed its cancellation.
     with anyio.move_on_after(JOINING_SECONDS, shield=True):
-        await run_in_thread(stop)
+        await run_in_thread(portal_manager.__exit__, None, None, None)

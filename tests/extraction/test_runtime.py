@@ -299,6 +299,35 @@ async def test_leaving_while_the_loop_behind_the_extractors_opens_leaves_no_thre
         assert threads_of_revos() == []
 
 
+async def test_a_loop_behind_the_extractors_that_opens_late_is_closed_though_the_manager_is_left(
+    anyio_backend_name, monkeypatch, revos_gateway
+):
+    steps, opening, start = [], threading.Event(), runtime.start_blocking_portal
+
+    @contextlib.contextmanager
+    def late(*args, **options):
+        opening.set()
+        time.sleep(0.1)
+        with start(*args, **options) as portal:
+            steps.append("opened")
+            yield portal
+        steps.append("closed")
+
+    async def open_one(tm):
+        with contextlib.suppress(RevosClosedError):
+            await tm.extractor("gpt-4").__aenter__()
+        opening.set()
+
+    monkeypatch.setattr(runtime, "start_blocking_portal", late)
+
+    async with anyio.create_task_group() as tasks, TokenManager(revos_gateway.config()) as tm:
+        tasks.start_soon(open_one, tm)
+        while not opening.is_set():
+            await anyio.sleep(0.001)
+
+    assert steps == ["opened", "closed"] * (anyio_backend_name == "trio")
+
+
 async def test_the_loop_behind_the_extractors_is_not_awaited_in_the_thread_of_the_manager(
     anyio_backend_name, monkeypatch, revos_gateway
 ):

@@ -29,17 +29,22 @@ __all__ = ["BearerAuth", "token_of"]
 
 logger = logging.getLogger("revos.auth")
 
+# While one request waits for its answer.
+MOST_SENT = 32
+
 
 @define
 class Consumer:
     """Who shares one delay after refused replays.
 
     :ivar replays: the tokens of the replays that are not answered yet, each under a key of its own
+    :ivar sent: the latest tokens that were sent, newest first: an answer may quote one of them
     :ivar untried: a token that counts as refused only because its request could not be replayed
     """
 
     refusals: Refusals = field(factory=Refusals)
     replays: dict[object, str] = field(factory=dict, repr=False)
+    sent: tuple[AccessToken, ...] = ()
     untried: str | None = field(default=None, repr=False)
 
 
@@ -105,7 +110,7 @@ class BearerAuth(httpx.Auth):
         manager = self._manager
         # Tokens here and never their values: what is raised from here takes this frame along.
         token = manager._fresh_nowait() or await manager._obtain_anywhere(Ask())
-        request.headers["Authorization"] = f"Bearer {token.value}"
+        self._put(request, token)
         response = yield request
         if not _is_refusal(response, token):
             self._note_accepted(token)
@@ -116,7 +121,7 @@ class BearerAuth(httpx.Auth):
         except RevosError:
             return  # No newer token: the caller sees the gateway's 401.
         if self._may_replay(request, token, newer):
-            request.headers["Authorization"] = f"Bearer {newer.value}"
+            self._put(request, newer)
             with self._replaying(newer):
                 response = yield request
             self._note_replay(newer, refused=_is_refusal(response, newer))
@@ -129,7 +134,7 @@ class BearerAuth(httpx.Auth):
         token = manager._fresh_nowait()
         if token is None:
             token = manager._call_from_thread(partial(manager._obtain, Ask()))
-        request.headers["Authorization"] = f"Bearer {token.value}"
+        self._put(request, token)
         response = yield request
         if not _is_refusal(response, token):
             self._note_accepted(token)
@@ -140,15 +145,19 @@ class BearerAuth(httpx.Auth):
         except RevosError:
             return
         if self._may_replay(request, token, newer):
-            request.headers["Authorization"] = f"Bearer {newer.value}"
+            self._put(request, newer)
             with self._replaying(newer):
                 response = yield request
             self._note_replay(newer, refused=_is_refusal(response, newer))
 
-    def held(self) -> AccessToken | None:
-        """The token that the manager holds, usable or not."""
-        held = self._manager._state().held
-        return held.token if held is not None else None
+    def sent(self) -> tuple[AccessToken, ...]:
+        """The latest tokens that requests went with, newest first."""
+        return self._consumer.sent
+
+    def _put(self, request: Any, token: AccessToken) -> None:
+        request.headers["Authorization"] = f"Bearer {token.value}"
+        if token not in self._consumer.sent:
+            self._consumer.sent = (token, *self._consumer.sent)[:MOST_SENT]
 
     def _is_ours(self, url: Any) -> bool:
         if self._origins is None:
@@ -203,12 +212,12 @@ class BearerAuth(httpx.Auth):
             consumer.refusals = untried_accepted(consumer.refusals)
 
     def _note_replay(self, token: AccessToken, *, refused: bool) -> None:
-        consumer, held = self._consumer, self.held()
+        consumer, held = self._consumer, self._manager._state().held
         if refused:
             consumer.refusals = replay_refused(
                 consumer.refusals,
                 token.value,
-                held.value if held is not None else None,
+                held.token.value if held is not None else None,
                 self._manager._monotonic(),
             )
         else:

@@ -36,7 +36,7 @@ MALFORMED = (
 def api_error(
     error: Exception,
     messages: Sequence[BaseMessage] = (),
-    tokens: Collection[AccessToken | None] = (),
+    tokens: Collection[AccessToken] = (),
 ) -> RevosError:
     """The error of revos for whatever a request ended in.
 
@@ -59,7 +59,7 @@ def api_error(
     return _unexpected(error if told is None else told, tokens)
 
 
-def _unexpected(error: Exception, tokens: Collection[AccessToken | None]) -> RevosError:
+def _unexpected(error: Exception, tokens: Collection[AccessToken]) -> RevosError:
     if isinstance(error, openai.APITimeoutError):
         return RevosAPIError("the gateway did not answer in time", temporary=True)
     # In the middle of a stream it is of httpx2.
@@ -78,7 +78,7 @@ def _unexpected(error: Exception, tokens: Collection[AccessToken | None]) -> Rev
     )
 
 
-def _error_in_answer(told: dict[str, Any], tokens: Collection[AccessToken | None]) -> RevosAPIError:
+def _error_in_answer(told: dict[str, Any], tokens: Collection[AccessToken]) -> RevosAPIError:
     """Some gateways that ask others answer 200 with the error of those."""
     code = told.get("code")
     status = code if isinstance(code, int) and 400 <= code < 600 else 200
@@ -108,12 +108,12 @@ def _token_in(error: BaseException) -> list[str]:
     return [token_of(request)] if request is not None else []
 
 
-def secrets_of(error: BaseException, tokens: Collection[AccessToken | None]) -> list[str]:
+def secrets_of(error: BaseException, tokens: Collection[AccessToken]) -> list[str]:
     return [*_token_in(error), *_values_of(tokens)]
 
 
-def _values_of(tokens: Collection[AccessToken | None]) -> list[str]:
-    return [token.value for token in tokens if token is not None]
+def _values_of(tokens: Collection[AccessToken]) -> list[str]:
+    return [token.value for token in tokens]
 
 
 def _refused(error: openai.APIStatusError, messages: Sequence[BaseMessage]) -> RevosAPIError:

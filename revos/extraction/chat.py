@@ -270,25 +270,24 @@ async def _completion(
     """The completion that is awaited, or the error of revos for what comes in its place."""
     told: RevosError
     cause: BaseException | None
-    held = _held_by(llm)  # Another may be held by the time of the answer.
     try:
         message = await answer
     except RevosError as error:
         told, cause = own_copy(error), error.__cause__
     except (openai.OpenAIError, httpx2.HTTPError, *MALFORMED) as error:
-        tokens = {held, _held_by(llm)}
+        tokens = _sent_by(llm)
         told = api_error(error, messages, tokens)
         cause = strip(error, secrets_of(error, tokens))
     else:
-        return completion_of(message, {held, _held_by(llm)}, _tool_in(options))
+        return completion_of(message, _sent_by(llm), _tool_in(options))
     # Out here, or the context of the error would be the one that holds the request. And a copy in
     # any case: the frames of the first one hold it, too.
     raise told from cause
 
 
-def _held_by(llm: ChatOpenAI) -> AccessToken | None:
+def _sent_by(llm: ChatOpenAI) -> tuple[AccessToken, ...]:
     client: _AsyncClient = llm.root_async_client
-    return client.auth.held() if client.auth is not None else None
+    return client.auth.sent() if client.auth is not None else ()
 
 
 def _tool_in(options: dict[str, Any]) -> str | None:

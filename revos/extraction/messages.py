@@ -35,7 +35,7 @@ _FINISH_REASONS = {
 
 
 def completion_of(
-    message: AIMessage, tokens: Collection[AccessToken | None], tool: str | None
+    message: AIMessage, tokens: Collection[AccessToken], tool: str | None
 ) -> Completion:
     """What stands in the message; nothing of the tokens, were one sent back in it: an answer that
     does not fit stands in an error.
@@ -47,8 +47,6 @@ def completion_of(
     answer = "\n".join(calls) or _paired(message.text) or None
     refusal = message.additional_kwargs.get("refusal") or _refusal_part(message)
     for token in tokens:
-        if token is None:
-            continue
         if answer is not None:
             answer = without_token(answer, token.value)
             calls = tuple(without_token(call, token.value) for call in calls)

@@ -220,6 +220,33 @@ async def test_the_token_of_a_request_is_masked_though_none_is_held_before_and_a
     assert token not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
+def _quoting(token):
+    message = {"role": "assistant", "content": f"overloaded {token} now"}
+    return {
+        "error": {"error": {"message": f"overloaded {token} now"}},
+        "refusal": {"choices": [{"message": message | {"refusal": message["content"]}}]},
+        "answer that does not fit": {"choices": [{"message": message}]},
+    }
+
+
+@pytest.mark.parametrize("kind", _quoting(""))
+async def test_so_is_it_in_a_whole_answer(revos_gateway, kind):
+    token = revos_gateway.issue("token-of-the-request")
+    granted = {"access_token": token, "token_type": "Bearer", "expires_in": 3600}
+    revos_gateway.token_script.append(Answer(body=granted))
+    revos_gateway.chat_script.append(Answer(body=_quoting(token)[kind]))
+    config = revos_gateway.config(max_retries=1, enable_periodic_refresh=False)
+
+    async with TokenManager(config) as tm, tm.extractor("gpt-4", repairs=0) as extractor:
+        revos_gateway.refuse_if = lambda _: tm.invalidate()
+        with pytest.raises((RevosAPIError, RevosValidationError)) as caught:
+            await extractor.extract(Person, PROMPT, text="x")
+
+    error = caught.value
+    assert "***" in f"{error} {getattr(error, 'raw', '')}"
+    assert token not in f"{error!r} {error.__cause__!r} {vars(error)}"
+
+
 # Errors of others.
 
 

@@ -929,3 +929,20 @@ async def test_a_token_that_no_replay_could_try_is_cleared_by_a_request_that_it_
 
     assert statuses == [401, 200, 200]
     assert gateway.token_requests == 3
+
+
+async def test_of_the_tokens_that_were_sent_the_latest_are_known_and_no_more():
+    """An answer may quote one of them: then it is masked."""
+    transport = httpx.MockTransport(lambda _: httpx.Response(200))
+    async with (
+        manager(ScriptedEndpoint()) as tm,
+        httpx.AsyncClient(auth=tm.auth, transport=transport) as http,
+    ):
+        sent = []
+        for _ in range(100):
+            sent.insert(0, await tm.refresh())
+            await http.get(BASE_URL)
+            await http.get(BASE_URL)
+
+        assert list(tm.auth.sent()) == sent[: len(tm.auth.sent())]
+        assert 10 < len(tm.auth.sent()) < 100

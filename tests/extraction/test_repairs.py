@@ -212,6 +212,9 @@ ELSEWHERE = {
     },
     "a call": {"tool_calls": [called(SAID)]},
     "a call of another tool": {"tool_calls": [called(SAID, "another")]},
+    "a call beside one of another tool": {
+        "tool_calls": [called(SAID), called('{"name": "Eve", "age": 7}', "another")]
+    },
     "an object in a call": {"tool_calls": [called(json.loads(SAID))]},
     "a call that is encoded twice": {"tool_calls": [called(json.dumps(SAID))]},
     "a fence in a call": {"tool_calls": [called(f"```json\n{SAID}\n```")]},
@@ -465,6 +468,42 @@ async def test_an_error_that_comes_with_a_200_is_told_in_its_words(
 
     assert (caught.value.status_code, caught.value.temporary) == (status, temporary)
     assert token not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+WITH_TOKENS = {
+    "a refusal": lambda said: completion(refusal=said),
+    "an answer that does not fit": lambda said: completion(content=said),
+    "an error in place of an answer": lambda said: Answer(body={"error": {"message": said}}),
+}
+
+
+@pytest.mark.parametrize("answering", WITH_TOKENS.values(), ids=WITH_TOKENS)
+async def test_what_repeats_the_tokens_of_a_request_that_was_sent_twice_hides_both(
+    tm, revos_gateway, answering
+):
+    old, new = await tm.get_token(), revos_gateway.issue()
+    revos_gateway.revoke(old)
+    issued = {"access_token": new, "token_type": "Bearer", "expires_in": 3600}
+    revos_gateway.token_script.append(Answer(body=issued))
+
+    async with tm.extractor("gpt-4", repairs=0) as gpt4:
+        with pytest.raises((RevosAPIError, RevosValidationError)) as caught:
+            await extract(gpt4, answering(f"<{old}> or <{new}>"), gateway=revos_gateway)
+
+    error = caught.value
+    shown = f"{error} {error!r} {error.__cause__!r} {getattr(error, 'raw', None)}"
+    assert await tm.get_token() == new
+    assert "<***> or <***>" in shown
+    assert old not in shown
+    assert new not in shown
+
+
+async def test_of_a_refusal_its_beginning_is_told_in_what_prints(gpt4, revos_gateway):
+    with pytest.raises(RevosValidationError) as caught:
+        await extract(gpt4, completion(refusal="I \x1b[1mwon't" + "!" * 999), gateway=revos_gateway)
+
+    assert "\x1b" not in str(caught.value)
+    assert str(caught.value).count("!") < 500
 
 
 async def test_an_error_that_is_but_a_text_and_comes_with_a_200_is_told(tm, revos_gateway):

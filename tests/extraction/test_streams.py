@@ -477,6 +477,10 @@ IN_OTHER_WAYS = {
         chunk({"function_call": {"name": "Fruit", "arguments": SAID[:9]}}),
         chunk({"function_call": {"arguments": SAID[9:]}}),
     ],
+    "as it was before tools, by its name first": [
+        chunk({"function_call": {"name": "Fruit"}}),
+        chunk({"function_call": {"arguments": SAID}}),
+    ],
     "an object in place of a text": [chunk({"content": json.loads(SAID)})],
     "with a message beside it": [chunk({"content": SAID}) | {"message": "hello"}],
     "parts": [
@@ -548,14 +552,20 @@ async def test_the_items_of_a_list_in_two_calls_are_all_known(tm, revos_gateway,
     assert known[-1] == [one.model_dump() for one in FRUIT]
 
 
-async def test_a_character_in_two_parts_is_one(ex, revos_gateway):
+@pytest.mark.parametrize("strategy", ["json_schema", "tools"])
+async def test_a_character_in_two_parts_is_one(tm, revos_gateway, strategy):
     text = json.dumps(FIG.model_dump(), ensure_ascii=False)
     first, second = text.split("😀")
-    revos_gateway.chat_script.append(
-        streamed(chunk({"content": first + "\ud83d"}), chunk({"content": "\ude00" + second}), ENDED)
-    )
+    texts = [first + "\ud83d", "\ude00" + second]
+    events = [chunk({"content": one}) for one in texts]
+    if strategy == "tools":
+        events = [call(0, texts[0], **BEGIN), call(0, texts[1])]
+    revos_gateway.chat_script.append(streamed(*events, ENDED))
 
-    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+    async with (
+        tm.extractor("gpt-4", strategy=strategy) as ex,
+        ex.extract_stream(Fruit, PROMPT, text="x") as parts,
+    ):
         known = await all_of(parts)
 
     assert parts.value == FIG
@@ -585,6 +595,19 @@ async def test_an_error_in_a_stream_keeps_its_words(tm, ex, revos_gateway, event
             await all_of(parts)
 
     assert token not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+async def test_of_costs_that_are_told_in_each_part_the_last_counts(ex, revos_gateway):
+    first, last = [
+        {"usage": {"prompt_tokens": 1, "completion_tokens": count, "total_tokens": 1 + count}}
+        for count in (1, 5)
+    ]
+    revos_gateway.chat_script.append(streamed(chunk({"content": SAID}) | first, ENDED | last))
+
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        await all_of(parts)
+
+    assert parts.result.usage == Usage(1, 5, 6)
 
 
 DETAILS = {"prompt_tokens": 1, "prompt_tokens_details": {"cached_tokens": "x"}}

@@ -44,10 +44,6 @@ class Broadcast(Generic[T]):
         self._value = value
         self._wake()
 
-    def withdraw(self) -> None:
-        """There is no current value until the next one comes."""
-        self._value = None
-
     def close(self) -> None:
         """End every stream."""
         self._value = None

@@ -241,7 +241,6 @@ class TokenManager:
     def _on_held(self, held: Held | None) -> None:
         if held is None:
             self._usable = NO_TOKEN
-            self._broadcast.withdraw()
         else:
             self._usable = (held.token, held.unusable_at, held.unusable_time)
             self._broadcast.publish(held.token)

@@ -142,29 +142,6 @@ def test_latest_is_the_current_value_and_counts_as_no_receipt():
     assert stream.latest == "one"
 
 
-def test_a_withdrawn_value_is_not_given():
-    source = published("one")
-    seen, unseen = LatestStream(source), LatestStream(source)
-    seen.receive_nowait()
-
-    source.withdraw()
-
-    assert (source.latest, seen.latest) == (None, None)
-    for stream in (seen, unseen, LatestStream(source)):
-        with pytest.raises(anyio.WouldBlock):
-            stream.receive_nowait()
-
-
-def test_after_a_withdrawal_the_next_value_is_given():
-    source = published("one")
-    stream = LatestStream(source)
-
-    source.withdraw()
-    source.publish("two")
-
-    assert stream.receive_nowait() == "two"
-
-
 def test_a_value_that_has_gone_bad_counts_as_none():
     goods = [True]
     source = Broadcast(lambda: goods[-1])
@@ -295,37 +272,6 @@ async def test_whoever_is_woken_gets_the_newest_of_several_values():
         await anyio.wait_all_tasks_blocked()
 
         source.publish("one")
-        source.publish("two")
-
-    assert box.values == ["two"]
-
-
-async def test_a_withdrawal_wakes_nobody(events):
-    source = published("one")
-    stream = LatestStream(source)
-    await stream.receive()
-    async with anyio.create_task_group() as tasks:
-        box = Box(tasks, stream)
-        await anyio.wait_all_tasks_blocked()
-
-        source.withdraw()
-        await anyio.wait_all_tasks_blocked()
-        assert (box.is_done, events.set_, events.woken) == (False, 0, 0)
-        source.publish("two")
-
-    assert box.values == ["two"]
-
-
-async def test_a_value_that_is_withdrawn_before_the_waiting_task_runs_is_not_given():
-    source = Broadcast()
-    async with anyio.create_task_group() as tasks:
-        box = Box(tasks, LatestStream(source))
-        await anyio.wait_all_tasks_blocked()
-
-        source.publish("one")
-        source.withdraw()
-        await anyio.wait_all_tasks_blocked()
-        assert not box.is_done
         source.publish("two")
 
     assert box.values == ["two"]

@@ -94,14 +94,13 @@ class Block(ABC, Generic[T]):
 
         :raises RevosClosedError: it is not entered yet, was left, or was cancelled before its end
         """
-        own_scope = self._entered().cancel_scope
+        self._entered()
         await checkpoint()
         while not self._was_left:
             if self._given:
                 return self._given.popleft()
             if self._has_ended:
-                is_cancelled = anyio.current_effective_deadline() == -math.inf
-                if not self._is_whole and is_cancelled and not own_scope.cancel_called:
+                if not self._is_whole and anyio.current_effective_deadline() == -math.inf:
                     await checkpoint()  # What has cancelled the work has cancelled the taker, too.
                 self._check_whole()
                 return None

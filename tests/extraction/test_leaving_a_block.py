@@ -179,3 +179,21 @@ async def test_who_waits_in_another_task_is_told_before_the_work_has_ended():
         await anyio.wait_all_tasks_blocked()
 
     assert block.was_told
+
+
+async def test_who_is_cancelled_with_the_work_is_cancelled_and_not_told_of_it():
+    async def enter_and_be_cancelled():
+        with anyio.CancelScope() as outside:
+            async with Late("a test") as block, anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(take, block)
+                await anyio.wait_all_tasks_blocked()
+                block._wake()  # As where another task was first to take what was given.
+                outside.cancel()
+
+    async def take(block):
+        while True:
+            await block._take()
+
+    for _ in range(20):  # Trio has no order in which the tasks of one step run.
+        await enter_and_be_cancelled()

@@ -226,12 +226,12 @@ async def test_an_outage_for_ever_is_told(tm, clock, model):
     assert max(Counter(model.asked).values()) == 3
 
 
-async def ask_alone(ex, texts, clock, times):
+async def ask_alone(ex, texts, clock, times, error=RevosAPIError):
     """Each in a task; how long each of them took to fail."""
 
     async def ask(text):
         began = clock.monotonic()
-        with pytest.raises(RevosAPIError):
+        with pytest.raises(error):
             await ex.extract(Said, PROMPT, text=text)
         times.append(clock.monotonic() - began)
 
@@ -404,6 +404,32 @@ async def test_without_a_token_for_good_each_document_tells_why(tm, clock, model
     batch.assert_whole(8)
     assert {type(result.error) for result in batch.failed} == {RevosAuthenticationError}
     assert len(batch.failed) == 8
+
+
+async def test_without_a_token_who_asks_for_one_is_told_after_one_cycle_of_tries(
+    tm, clock, model, endpoint
+):
+    endpoint.script.extend([503] * 99)
+
+    async def with_token(text):
+        await tm.get_token()
+        return said(text)
+
+    model.answer = with_token
+    async with tm.extractor("gpt-4") as ex:
+        await ask_alone(ex, ["a"], clock, [], RevosAuthenticationError)
+
+    assert len(model.asked) == 1
+
+
+async def test_what_no_time_can_mend_is_asked_once(tm, model):
+    model.answer = lambda text: refused(403)
+
+    async with tm.extractor("gpt-4") as ex:
+        with anyio.fail_after(5), pytest.raises(RevosAPIError):
+            await ex.extract(Said, PROMPT, text="a")
+
+    assert len(model.asked) == 1
 
 
 async def test_who_is_cancelled_in_a_pause_leaves_the_room_to_others(tm, clock, model):

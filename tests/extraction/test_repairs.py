@@ -150,6 +150,7 @@ UNFIT = {
     "a list in a call": {"tool_calls": [called("[1]")]},
     "nothing in a call": {"tool_calls": [called("{}")]},
     "no arguments": {"tool_calls": [called("")]},
+    "null for arguments": {"tool_calls": [called(None)]},
     "half of a character in a call": {"tool_calls": [called(r'{"name": "\ud83d"}')]},
     "a call of another tool": {"tool_calls": [called('{"q": 1}', "search")]},
     "prose": {"content": "Ada is 36."},
@@ -189,13 +190,15 @@ FOR_GOOD = {
 
 
 async def test_what_no_repair_can_mend_is_told_at_once(gpt4, revos_gateway):
-    reasons = {}
+    reasons, raws = {}, {}
 
     for name, (finish_reason, message, _) in FOR_GOOD.items():
         with pytest.raises(RevosValidationError) as caught:
             await extract(gpt4, completion(finish_reason, **message), gateway=revos_gateway)
-        reasons[name] = caught.value.reason
+        reasons[name], raws[name] = caught.value.reason, caught.value.raw
 
+    assert raws["a whole one"] == SAID
+    assert raws["a call of it"] == SAID[:9]
     assert reasons == {name: reason for name, (_, _, reason) in FOR_GOOD.items()}
     assert len(revos_gateway.chat_log) == len(FOR_GOOD)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import sys
 import time
 import warnings
 
@@ -22,6 +23,7 @@ from revos import (
     TokenManager,
     Usage,
 )
+from revos.extraction.streaming import PartialExtraction
 from revos.testing import Answer, serve_gateway
 
 PROMPT = "{text}"
@@ -37,6 +39,11 @@ class Fruit(pydantic.BaseModel):
 
 
 FIG = Fruit(name='Fig "é😀" 12', weight=1234, ripe=True, notes=WORDS, sizes=[1.25, -30.5, 1e20])
+ON_ASYNCIO = pytest.mark.parametrize(
+    "anyio_backend",
+    [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})],
+    ids=["asyncio", "uvloop"],
+)
 STRATEGIES = pytest.mark.parametrize("strategy", ["json_schema", "tools", "json_text"])
 
 
@@ -528,6 +535,12 @@ OF_TWO_CALLS = {
         call(1, OTHER[30:]),
     ],
     "with one index": [call(0, ONE, **BEGIN), call(0, OTHER, **SECOND)],
+    "with one index, in parts": [
+        call(0, ONE[:20], **BEGIN),
+        call(0, ONE[20:]),
+        call(0, OTHER[:30], **SECOND),
+        call(0, OTHER[30:]),
+    ],
     "without an index": [call(None, ONE, **BEGIN), call(None, OTHER, **SECOND)],
     "without an index or an id": [
         call(None, ONE[:20], name="Fruit"),
@@ -669,3 +682,29 @@ async def test_a_stream_that_breaks_off_leaves_nothing_to_the_garbage_collector(
     gc.collect()
 
     assert [record.message for record in caplog.records if record.name == "asyncio"] == []
+
+
+@ON_ASYNCIO
+async def test_a_stream_that_is_left_while_a_part_is_handed_on_is_ended_by_its_own_task(
+    ex, revos_gateway, monkeypatch
+):
+    """On asyncio the collector would end it in a task of nobody's."""
+    revos_gateway.chat_script.append(streamed(BEGUN, *[chunk({"content": "g"})] * 9))
+    handing_on, finalized = anyio.Event(), []
+
+    async def slowly(parts, part):
+        handing_on.set()
+        with anyio.move_on_after(0.05):
+            await anyio.sleep_forever()
+
+    monkeypatch.setattr(PartialExtraction, "_hand_on", slowly)
+    first, last = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(first, lambda it: (finalized.append(it.__name__), last(it)))
+    try:
+        async with ex.extract_stream(Fruit, PROMPT, text="x"):
+            await handing_on.wait()
+        gc.collect()
+    finally:
+        sys.set_asyncgen_hooks(first, last)
+
+    assert finalized == []

@@ -8,6 +8,7 @@ follows, is what it has to print.
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
@@ -80,7 +81,10 @@ def gateway(revos_gateway_sync, monkeypatch, tmp_path):
     if find_spec("cryptography") is not None:
         write_key(tmp_path / "key.pem")
     revos_gateway_sync.assertion_check = lambda assertion: assertion.count(".") == 2
-    return revos_gateway_sync
+    audit = logging.getLogger("revos.audit")
+    level = audit.level
+    yield revos_gateway_sync
+    audit.setLevel(level)  # An example sets it.
 
 
 def write_key(path):

@@ -399,6 +399,26 @@ def test_a_fixture_whose_halves_run_in_tasks_of_their_own_is_told_so(native, hal
     assert complaints.records == []
 
 
+@NATIVE
+def test_a_manager_that_is_left_in_another_task_ends_its_own_tasks_in_mid_request(native):
+    endpoint = ScriptedEndpoint()
+    tm = manager(endpoint)
+
+    async def main():
+        await asyncio.create_task(coroutine(tm.__aenter__))
+        with endpoint.hold():
+            waiting = asyncio.create_task(tm.refresh())
+            await settle()
+            with pytest.raises(RevosClosedError, match=ELSEWHERE):
+                await tm.__aexit__(None, None, None)
+            with pytest.raises(RevosClosedError):
+                await waiting
+            await settle()
+            return asyncio.all_tasks() - {asyncio.current_task()}
+
+    assert native(main()) == set()
+
+
 async def coroutine(function):
     return await function()
 

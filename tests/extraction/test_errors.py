@@ -230,7 +230,7 @@ def _quoting(token):
 
 
 @pytest.mark.parametrize("kind", _quoting(""))
-async def test_so_is_it_in_a_whole_answer(revos_gateway, kind):
+async def test_the_token_of_a_request_is_masked_in_a_whole_answer_too(revos_gateway, kind):
     token = revos_gateway.issue("token-of-the-request")
     granted = {"access_token": token, "token_type": "Bearer", "expires_in": 3600}
     revos_gateway.token_script.append(Answer(body=granted))

@@ -208,14 +208,13 @@ class Asking:
 
     def _first_step(self) -> Step:
         first = self.bound.steps[0]
-        for remembered in (self.bound.runtime.remembered, self._remembered_of_schema()):
+        runtime = self.bound.runtime
+        of_schema = runtime.remembered_of_schemas.get(self.target, {})
+        for remembered in (runtime.remembered, of_schema):
             step = remembered.get(self.bound.config)
             if step in self.bound.steps:
                 first = later(first, step)
         return first
-
-    def _remembered_of_schema(self) -> dict[ModelConfig, Step]:
-        return self.bound.runtime.remembered_of_schemas.setdefault(self.target, {})
 
     def _remember(self, refused: list[Step], served: Step, *, is_of_schema: bool) -> None:
         """Once the gateway has taken the same request another way: then it was the feature, or the
@@ -223,7 +222,7 @@ class Asking:
         """
         remembered = self.bound.runtime.remembered
         if is_of_schema:
-            remembered = self._remembered_of_schema()
+            remembered = self.bound.runtime.remembered_of_schemas.setdefault(self.target, {})
         if refused and remembered.get(self.bound.config) in (None, *refused):
             remembered[self.bound.config] = served
             logger.info(

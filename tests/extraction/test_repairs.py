@@ -149,6 +149,7 @@ UNFIT = {
     "a call that does not fit": {"tool_calls": [called(ELDER)]},
     "a list in a call": {"tool_calls": [called("[1]")]},
     "nothing in a call": {"tool_calls": [called("{}")]},
+    "a call nested too deeply": {"tool_calls": [called("[" * 100_000)]},
     "no arguments": {"tool_calls": [called("")]},
     "null for arguments": {"tool_calls": [called(None)]},
     "half of a character in a call": {"tool_calls": [called(r'{"name": "\ud83d"}')]},

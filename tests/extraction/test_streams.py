@@ -441,6 +441,17 @@ async def test_a_gateway_that_does_not_count_streams_is_asked_without(
     ]
 
 
+async def test_a_gateway_that_refuses_for_another_cause_is_not_asked_again(ex, revos_gateway):
+    refusal = {"error": {"message": "stream_options are not for you"}}
+    revos_gateway.chat_script.append(Answer(status=403, body=refusal))
+
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        with pytest.raises(RevosAPIError, match="not for you"):
+            await all_of(parts)
+
+    assert len(revos_gateway.chat_log) == 1
+
+
 @pytest.mark.parametrize("role", ["user", "model", "tool", ""])
 async def test_what_is_streamed_is_the_answer_whatever_role_is_named(ex, revos_gateway, role):
     revos_gateway.chat_script.append(

@@ -32,6 +32,7 @@ from revos.extraction.api_errors import (
     unreachable,
 )
 from revos.extraction.messages import Arriving, as_json, completion_of, counted, unencoded
+from revos.extraction.targets import WRAPPING
 from revos.http_headers import retry_after_of
 from revos.redact import redact, strip
 from revos.token import AccessToken
@@ -106,9 +107,9 @@ class _SyncClient(_WithAuth, openai.OpenAI):
 class ChatOpenAI(langchain_openai.ChatOpenAI):
     """As it is, and by its own name in traces; but it takes what models say in place of a call's
     arguments: an object not encoded, one encoded twice, a list. LangChain's messages hold encoded
-    objects only, and what such an answer cost would be lost; so it is handed on as a text. What
-    is said is the assistant's, whatever role the gateway names. An error that comes in place of an
-    answer keeps its words, and so does a refusal in a stream.
+    objects only, and what such an answer cost would be lost. What is said is the assistant's,
+    whatever role the gateway names. An error that comes in place of an answer keeps its words, and
+    so does a refusal in a stream.
     """
 
     def _create_chat_result(
@@ -131,11 +132,7 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
             for call in (*calls, getattr(message, "function_call", None)):
                 if call is None or getattr(call, "arguments", None) is None:
                     continue
-                call.arguments = unencoded(call.arguments)
-                if not _is_object(call.arguments):
-                    message.tool_calls = message.function_call = None
-                    message.content = call.arguments
-                    break
+                call.arguments = _as_object(unencoded(call.arguments))
         return super()._create_chat_result(response, generation_info)
 
     def _convert_chunk_to_generation_chunk(
@@ -157,12 +154,13 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
         return converted
 
 
-def _is_object(arguments: str) -> bool:
-    """Or no JSON, of which LangChain makes an invalid call."""
+def _as_object(arguments: str) -> str:
+    """In the object that anything else is asked for in, unless they are one, or no JSON."""
     try:
-        return isinstance(json.loads(arguments, strict=False), dict)
+        is_object = isinstance(json.loads(arguments, strict=False), dict)
     except (ValueError, RecursionError):
-        return True
+        return arguments
+    return arguments if is_object else f'{{"{WRAPPING}": {arguments}}}'
 
 
 def make_llm(

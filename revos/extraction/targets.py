@@ -27,7 +27,7 @@ from revos.extraction.references import followed
 from revos.extraction.strictness import strict_form
 from revos.extraction.surrogates import display
 
-__all__ = ["Problem", "Target", "target_of"]
+__all__ = ["WRAPPING", "Problem", "Target", "target_of"]
 
 # What a value that is no object is sent in.
 WRAPPING = "value"

@@ -316,6 +316,8 @@ EVE = {"name": "Eve", "age": 1}
 ITEMS = {
     "each in a list": ([{"value": [json.loads(SAID)]}, {"value": [EVE]}], 1),
     "each bare": ([json.loads(SAID), EVE], 1),
+    "each in a bare list": ([[json.loads(SAID)], [EVE]], 1),
+    "one in a bare list": ([{"value": [json.loads(SAID)]}, [EVE]], 1),
     "one of them twice in one": ([{"value": [json.loads(SAID)]}, {"value": [EVE, EVE]}], 1),
     "one of them in two": ([{"value": [json.loads(SAID)]}, {"value": [json.loads(SAID), EVE]}], 2),
     "one that does not fit": ([{"value": [json.loads(SAID)]}, {"name": "Eve"}], 2),

@@ -8,7 +8,7 @@ asks for a single one waits for nobody else's luck: only as long as the gateway 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import anyio
 from attrs import define, field
@@ -48,17 +48,23 @@ class Pace:
         :param patient: one of many documents
         """
         request = object()  # Not the task: what runs in it may ask, too.
-        async with AsyncExitStack() as stack:
-            if patient:
-                await self._turn_of_many(request)
-                stack.callback(self._turns.release_on_behalf_of, request)
-            else:
-                # A longer one is told again, by the gateway.
-                while 0 < (told := self._told_until - self.clock.monotonic()) <= LONGEST_WAIT:
-                    await self.clock.sleep(told)
+        if patient:
+            await self._turn_of_many(request)
+        try:
+            # A longer one is told again, by the gateway.
+            while not patient and 0 < (told := self._told_for()) <= LONGEST_WAIT:
+                await self.clock.sleep(told)
             await self._room.acquire_on_behalf_of(request)
-            stack.callback(self._room.release_on_behalf_of, request)
-            yield
+            try:
+                yield
+            finally:
+                self._room.release_on_behalf_of(request)
+        finally:
+            if patient:
+                self._turns.release_on_behalf_of(request)
+
+    def _told_for(self) -> float:
+        return self._told_until - self.clock.monotonic()
 
     async def _turn_of_many(self, request: object) -> None:
         while True:

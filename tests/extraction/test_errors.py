@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 
+import openai
 import pydantic
 import pytest
 from langchain_core.callbacks import AsyncCallbackHandler
@@ -92,6 +93,7 @@ async def test_a_refusal_keeps_the_code_of_the_gateway_and_how_long_to_wait(gpt4
     error = await refused(gpt4)
 
     assert (error.code, error.retry_after, error.temporary) == ("odd_code", 7, False)
+    assert isinstance(error.__cause__, openai.BadRequestError)
 
 
 @pytest.mark.parametrize(

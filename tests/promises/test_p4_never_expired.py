@@ -179,6 +179,17 @@ async def test_an_invalidated_token_is_not_given_again(token):
     assert (newer, kept) == ("token-2", "token-2")
 
 
+async def test_a_token_is_invalidated_as_the_object_that_a_refresh_or_a_stream_gave():
+    async with manager(ScriptedEndpoint(), ManualClock(), token=ON_DEMAND) as tm:
+        token = await tm.refresh()
+        tm.invalidate(token)
+        newer = await tm.get_token()
+        tm.invalidate(token)
+        kept = tm.get_token_nowait()
+
+    assert (newer, kept) == ("token-2", "token-2")
+
+
 async def test_a_token_invalidated_from_a_thread_is_not_given_again():
     endpoint = ScriptedEndpoint()
 

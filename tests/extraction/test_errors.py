@@ -284,6 +284,7 @@ async def test_a_model_that_is_not_known_by_status_400_is_told_with_those_that_a
     async with TokenManager(config) as tm, tm.extractor("new") as extractor:
         error = await refused(extractor)
 
+    assert isinstance(error.__cause__, openai.BadRequestError)
     assert error.available_models == revos_gateway.models
     assert (error.status_code, error.code, error.retry_after) == (400, "odd_code", 7)
 

@@ -472,3 +472,12 @@ async def test_nothing_of_prompts_answers_and_tokens_is_in_our_logs(revos_gatewa
 def test_an_option_that_cannot_be_is_named(option, value):
     with pytest.raises(ValueError, match=option):
         TokenManager().extractor("gpt-4", **{option: value})
+
+
+async def test_what_auto_remembers_is_not_for_who_asked_for_one_strategy(tm, revos_gateway):
+    revos_gateway.unsupported |= {"json_schema"}
+
+    async with tm.extractor("gpt-4") as auto, tm.extractor("gpt-4", strategy="json_schema") as one:
+        await auto.extract(Person, PROMPT, text="Ada, 36")
+        with pytest.raises(RevosAPIError):
+            await one.extract(Person, PROMPT, text="Ada, 36")

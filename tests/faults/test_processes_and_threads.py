@@ -488,6 +488,7 @@ def test_two_loops_in_two_threads_each_have_a_manager_of_their_own(backends):
             tm.extractor("gpt-4") as gpt4,
             httpx.AsyncClient(auth=tm.auth, base_url=gateway.base_url) as http,
         ):
+            await tm.get_token()  # Or the first one to be revoked may not be there yet.
             await to_thread.run_sync(together.wait)
             for _ in range(10):
                 gateway.revoke()

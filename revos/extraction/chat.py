@@ -31,7 +31,8 @@ from revos.extraction.api_errors import (
     secrets_of,
     unreachable,
 )
-from revos.extraction.messages import Arriving, as_json, completion_of, counted, unencoded
+from revos.extraction.arriving import Arriving
+from revos.extraction.messages import as_json, completion_of, counted, unencoded
 from revos.extraction.targets import WRAPPING
 from revos.http_headers import retry_after_of
 from revos.redact import redact, strip

@@ -11,16 +11,14 @@ from collections.abc import Collection, Iterable, Mapping
 from math import isfinite
 from typing import Any
 
-from attrs import define
-from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall
-from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages import AIMessage
 
 from revos.extraction.answers import Completion, Usage
 from revos.extraction.json_text import json_values
 from revos.redact import redact, without_token
 from revos.token import AccessToken
 
-__all__ = ["Arriving", "as_json", "completion_of", "counted", "unencoded"]
+__all__ = ["as_json", "completion_of", "counted", "refusal_part", "unencoded"]
 
 _HALVES = re.compile("[\ud800-\udfff]")
 
@@ -45,7 +43,7 @@ def completion_of(
     called = _calls_of(message, tool) or _calls_in(message.text, tool)
     calls = tuple(map(_paired, called))
     answer = "\n".join(calls) or _paired(message.text) or None
-    refusal = message.additional_kwargs.get("refusal") or _refusal_part(message)
+    refusal = message.additional_kwargs.get("refusal") or refusal_part(message)
     for token in tokens:
         if answer is not None:
             answer = without_token(answer, token.value)
@@ -104,88 +102,6 @@ def _calls_in(text: str, tool: str | None) -> list[str]:
     ]
 
 
-@define(eq=False)
-class _Call:
-    index: int | None
-    id: str | None
-    name: str = ""
-    arguments: str = ""
-
-
-class Arriving:
-    """A message that comes in parts. LangChain's sum of them reads all that was said again for each
-    part, and knows no call without an index.
-    """
-
-    def __init__(self, tool: str | None) -> None:
-        self.has_begun = False
-        self._tool = tool
-        self._texts: list[str] = []
-        self._calls: list[_Call] = []
-        self._refusals: list[str] = []
-        self._usage: UsageMetadata | None = None
-        self._ended: dict[str, Any] = {}
-
-    def take(self, chunk: AIMessageChunk) -> str:
-        """What is new of the answer; of several calls, of one, lest they run into each other."""
-        self.has_begun = True
-        # Some gateways say these in each part: the last count is of all.
-        self._usage = chunk.usage_metadata or self._usage
-        self._ended = {**chunk.response_metadata, **self._ended}
-        self._texts.append(chunk.text)
-        if refusal := chunk.additional_kwargs.get("refusal") or _refusal_part(chunk):
-            self._refusals.append(str(refusal))
-        parts: list[Any] = list(chunk.tool_call_chunks)
-        if legacy := chunk.additional_kwargs.get("function_call"):
-            parts.append({"index": -1, "args": legacy.get("arguments"), "name": legacy.get("name")})
-        called = ""
-        for part in parts:
-            call = self._call_of(part)
-            call.name += part.get("name") or ""
-            call.arguments += part.get("args") or ""
-            if call is self._shown():
-                called += part.get("args") or ""
-        return called or chunk.text
-
-    def _call_of(self, part: Mapping[str, Any]) -> _Call:
-        index, id_ = part.get("index"), part.get("id") or None
-        for call in reversed(self._calls):
-            if id_ is not None and call.id not in (None, id_):
-                continue
-            begins_one = index is None and part.get("name") and (id_ is None or call.id != id_)
-            if call.index == index and not begins_one:
-                return call
-        call = _Call(index, id_)
-        self._calls.append(call)
-        return call
-
-    def _shown(self) -> _Call | None:
-        return next((call for call in self._calls if call.name in (self._tool, "")), None) or (
-            self._calls[0] if self._tool is None else None
-        )
-
-    def message(self) -> AIMessage:
-        """All of it."""
-        calls = [
-            InvalidToolCall(
-                type="invalid_tool_call",
-                name=call.name,
-                args=unencoded(call.arguments),
-                id=call.id,
-                error=None,
-            )
-            for call in self._calls
-        ]
-        refusal = "".join(self._refusals)
-        return AIMessage(
-            "".join(self._texts),
-            additional_kwargs={"refusal": refusal} if refusal else {},
-            invalid_tool_calls=calls,
-            usage_metadata=self._usage,
-            response_metadata=self._ended,
-        )
-
-
 def unencoded(arguments: object) -> str:
     """The arguments of a call as JSON, where they are not, or more than once.
 
@@ -226,7 +142,7 @@ def _whole(count: object) -> int | None:
     return max(0, int(count))
 
 
-def _refusal_part(message: AIMessage) -> str | None:
+def refusal_part(message: AIMessage) -> str | None:
     parts = [part for part in message.content if isinstance(part, dict)]
     return next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
 

@@ -7,6 +7,7 @@ import json
 
 import anyio
 import pydantic
+import pytest
 from anyio.lowlevel import checkpoint
 
 from revos.errors import RevosAPIError
@@ -21,6 +22,13 @@ class Said(pydantic.BaseModel):
     """What the model has read."""
 
     text: str
+
+
+ON_ASYNCIO = pytest.mark.parametrize(
+    "anyio_backend",
+    [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})],
+    ids=["asyncio", "uvloop"],
+)
 
 
 class ScriptedModel:

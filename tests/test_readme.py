@@ -57,6 +57,22 @@ ON_A_LOOP = [
 PLAIN = [where for where in PROGRAMS if where not in (*WITH_TESTS, *APPS, *ON_A_LOOP)]
 
 
+NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+
+
+def test_each_test_that_a_page_names_is_there():
+    named = {found for page in PAGES for found in NAMED_TEST.findall(page.read_text("utf-8"))}
+    missing = [
+        (path, test)
+        for path, test in named
+        if not (ROOT / path).is_file()
+        or (test and f"def {test}(" not in (ROOT / path).read_text("utf-8"))
+    ]
+
+    assert len(named) > 50
+    assert missing == []
+
+
 def promised(where):
     """The lines that the page says a program prints, or none."""
     output = OUTPUTS[where]

@@ -11,7 +11,7 @@ import time
 import anyio
 import httpx
 import pytest
-from extracting import PROMPT, Said, ScriptedModel, Source, refused, said
+from extracting import ON_ASYNCIO, PROMPT, Said, ScriptedModel, Source, refused, said
 from leftovers import frozen_heap
 from support import BASE_URL, ManualClock, ScriptedEndpoint, bearer_of, config, manager, settle
 from wires import Wire
@@ -372,43 +372,30 @@ async def test_the_gateway_sees_at_once_that_the_block_was_left(revos_gateway):
     assert len(revos_gateway.chat_log) == AT_ONCE
 
 
-async def test_a_source_may_wait_while_it_is_closed(ex):
-    async def documents():
-        try:
-            for text in map(str, range(99)):
-                yield text
-        finally:
-            await anyio.sleep(0.02)
-            closed.append(True)
-
-    closed = []
-    async with ex.extract_many(Said, PROMPT, documents()) as results:
-        await anext(results)
-
-    assert closed == [True]
-
-
-@pytest.mark.parametrize("taking", [1, 9])
-async def test_a_source_may_hold_scopes_of_its_own_from_one_document_to_the_next(ex, taking):
+@pytest.mark.parametrize("taking", [1, None])
+async def test_a_source_may_hold_scopes_of_its_own_and_wait_while_it_is_closed(ex, taking):
     async def documents():
         with anyio.CancelScope(), anyio.fail_after(60):
             try:
-                for text in map(str, range(9)):
+                for text in map(str, range(30)):
                     yield text
             finally:
-                await anyio.sleep(0)
+                await anyio.sleep(0.02)
                 closed.append(True)
 
-    closed = []
+    closed, taken = [], 0
     async with ex.extract_many(Said, PROMPT, documents()) as results:
-        for _ in range(taking):
-            assert (await anext(results)).error is None
+        async for result in results:
+            assert result.error is None
+            taken += 1
+            if taken == taking:
+                break
 
     assert closed == [True]
 
 
-class Slow:
-    """A source whose closing takes long."""
+class Texts:
+    """A source that is no generator."""
 
     def __init__(self, texts):
         self.texts = iter(texts)
@@ -420,6 +407,10 @@ class Slow:
         for text in self.texts:
             return text
         raise StopAsyncIteration
+
+
+class Slow(Texts):
+    """Its closing takes long."""
 
     async def aclose(self):
         await anyio.sleep(2)
@@ -539,18 +530,7 @@ def _failing_as_it_closes(kind):
     return {"in_step": in_step, "in_async_step": in_async_step}[kind]()
 
 
-class _FailingToClose:
-    def __init__(self):
-        self.texts = iter("abc")
-
-    def __aiter__(self):
-        return self
-
-    async def __anext__(self):
-        for text in self.texts:
-            return text
-        raise StopAsyncIteration
-
+class _FailingToClose(Texts):
     async def aclose(self):
         raise ERROR
 
@@ -563,7 +543,7 @@ async def test_a_source_that_fails_as_it_is_closed_at_its_end_costs_no_result(ex
         return said(text)
 
     async def take():
-        async with ex.extract_many(Said, PROMPT, _FailingToClose()) as results:
+        async with ex.extract_many(Said, PROMPT, _FailingToClose("abc")) as results:
             async for result in results:
                 texts.append(result.value.text)  # noqa: PERF401 - each one before the exception
 
@@ -581,7 +561,7 @@ async def test_of_a_source_that_fails_and_fails_to_close_the_first_is_told(ex):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await all_of(ex, Failing())
+        await all_of(ex, Failing("abc"))
 
 
 @BOTH_KINDS
@@ -601,13 +581,6 @@ async def test_what_was_cancelled_from_outside_does_not_look_as_if_it_had_come_t
                 await settle()
                 with pytest.raises(RevosClosedError, match="cancelled before its end"):
                     _ = [result async for result in results]
-
-
-ON_ASYNCIO = pytest.mark.parametrize(
-    "anyio_backend",
-    [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})],
-    ids=["asyncio", "uvloop"],
-)
 
 
 @ON_ASYNCIO

@@ -13,6 +13,7 @@ import warnings
 import anyio
 import pydantic
 import pytest
+from extracting import ON_ASYNCIO
 from leftovers import frozen_heap
 
 from revos import (
@@ -39,11 +40,6 @@ class Fruit(pydantic.BaseModel):
 
 
 FIG = Fruit(name='Fig "é😀" 12', weight=1234, ripe=True, notes=WORDS, sizes=[1.25, -30.5, 1e20])
-ON_ASYNCIO = pytest.mark.parametrize(
-    "anyio_backend",
-    [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})],
-    ids=["asyncio", "uvloop"],
-)
 STRATEGIES = pytest.mark.parametrize("strategy", ["json_schema", "tools", "json_text"])
 
 

@@ -319,14 +319,19 @@ async def _raw_completion(client):
 async def test_more_than_a_hundred_extractions_run_at_once_over_connections_that_are_kept(
     tm, revos_gateway
 ):
-    revos_gateway.chat_delay = 0.4
+    async def until_all_are_there(seconds):  # noqa: ARG001
+        if revos_gateway.in_flight_api_requests == at_once:
+            everyone.set()
+        await everyone.wait()
+
+    revos_gateway.chat_delay, revos_gateway.sleep = 1, until_all_are_there
 
     with anyio.fail_after(20):
         async with tm.extractor("gpt-4", max_concurrency=101) as extractor:
             for at_once in (101, 40):
+                everyone = anyio.Event()
                 async with anyio.create_task_group() as tasks:
                     for _ in range(at_once):
                         tasks.start_soon(_extract, extractor)
 
-    assert revos_gateway.max_api_requests_in_flight == 101
     assert revos_gateway.api_connections <= 102

@@ -24,6 +24,7 @@ from revos.auth import BearerAuth, token_of
 from revos.clients import CLOSING_SECONDS, ConnectionGuard, hide_answer, make_client
 from revos.config import ModelConfig, match_key
 from revos.errors import RevosClosedError, RevosError, own_copy
+from revos.extraction.kept_targets import KeptTargets
 from revos.extraction.strategies import Step
 from revos.redact import without_token
 from revos.threads import run_in_thread
@@ -68,7 +69,7 @@ class Runtime:
         self._users: set[anyio.CancelScope] = set()
         self._auths: dict[str, BearerAuth] = {}
         self._llms: dict[ModelConfig, ChatOpenAI] = {}
-        self._targets: dict[Any, Target] = {}
+        self.target_of = KeptTargets().target_of
 
     async def run(self) -> None:
         """Open, and stay open until cancelled."""
@@ -167,18 +168,6 @@ class Runtime:
         auth = self._auths.setdefault(match_key(name), BearerAuth(self.manager))
         base_url = self.manager.config.revos.base_url
         return make_llm(config, base_url, auth, parts.http, parts.sync_http)
-
-    def target_of(self, type_: Any) -> Target:
-        """The target for a type; its schema is built once."""
-        from revos.extraction.targets import target_of
-
-        try:
-            target = self._targets.get(type_)
-        except TypeError:  # Not hashable, so no class: that is told by:
-            return target_of(type_)
-        if target is None:
-            target = self._targets[type_] = target_of(type_)
-        return target
 
     async def model_ids(self) -> list[str]:
         """The ids that the gateway accepts."""

@@ -319,7 +319,7 @@ async def _raw_completion(client):
 async def test_more_than_a_hundred_extractions_run_at_once_over_connections_that_are_kept(
     tm, revos_gateway
 ):
-    async def until_all_are_there(seconds):  # noqa: ARG001
+    async def until_all_are_there(seconds):
         if revos_gateway.in_flight_api_requests == at_once:
             everyone.set()
         await everyone.wait()

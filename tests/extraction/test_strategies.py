@@ -336,12 +336,13 @@ class Town(pydantic.BaseModel):
     city: str
 
 
-async def test_what_was_learnt_of_one_schema_is_that_schemas(tm, revos_gateway, caplog):
+@pytest.mark.parametrize("person", [Person, Person.model_json_schema()], ids=["type", "schema"])
+async def test_what_was_learnt_of_one_schema_is_that_schemas(tm, revos_gateway, caplog, person):
     refusal = Answer(status=400, body=NOT_THIS_SCHEMA["OpenAI"][0])
 
     with caplog.at_level(logging.INFO, "revos"):
         async with tm.extractor("gpt-4") as gpt4:
-            for target in (Person, Person, Town, Person):
+            for target in (person, person, Town, person):
                 revos_gateway.chat_script.extend([refusal] * (not revos_gateway.chat_log))
                 await gpt4.extract(target, PROMPT, text=TEXT)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 from typing import Annotated, Literal, TypedDict
 
 import attrs
@@ -13,6 +14,7 @@ from openai_rules import faults
 
 from revos import TokenManager
 from revos.errors import RevosInputError, RevosValidationError
+from revos.extraction.kept_targets import MOST
 
 PROMPT = "Extract: {text}"
 
@@ -103,12 +105,39 @@ async def test_a_target_without_a_schema_costs_no_request(gpt4, revos_gateway):
     assert revos_gateway.api_requests == 0
 
 
-async def test_the_schema_of_equal_types_is_built_once(gpt4, revos_gateway):
-    await gpt4.extract(list[Person], PROMPT, text="Ada, 36, London")
+LOOSE = Annotated[int, {"no": "hash"}]
+
+
+@pytest.mark.parametrize(
+    ("target", "equal"),
+    [(list[Person], list[Person]), (SCHEMA, json.loads(json.dumps(SCHEMA))), (LOOSE, LOOSE)],
+    ids=["type", "JSON schema", "without a hash"],
+)
+async def test_the_schema_of_equal_targets_is_built_once(gpt4, target, equal):
     runtime = gpt4._bound.runtime
 
-    assert runtime.target_of(list[Person]) is runtime.target_of(list[Person])
-    assert runtime.target_of(SCHEMA) is not runtime.target_of(SCHEMA)
+    assert runtime.target_of(target) is runtime.target_of(equal)
+
+
+async def test_a_json_schema_that_was_changed_is_another_target(gpt4, revos_gateway):
+    schema = json.loads(json.dumps(SCHEMA))
+    await gpt4.extract(schema, PROMPT, text="Ada")
+    schema["properties"] = {"age": {"type": "integer"}}
+    schema["required"] = ["age"]
+
+    assert await gpt4.extract(schema, PROMPT, text="Ada, 36") == {"age": 36}
+
+
+async def test_targets_that_are_made_anew_for_each_call_are_not_kept_for_ever(gpt4):
+    runtime = gpt4._bound.runtime
+    first = runtime.target_of(Literal["0"])
+    kept = [runtime.target_of(Literal[str(number)]) for number in range(1, MOST)]
+    assert runtime.target_of(Literal["0"]) is first
+
+    runtime.target_of(Literal["one more"])
+
+    assert runtime.target_of(Literal["1"]) is not kept[0]
+    assert runtime.target_of(Literal["0"]) is first
 
 
 async def test_the_same_target_is_asked_for_by_tools(gpt4, revos_gateway):

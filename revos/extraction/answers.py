@@ -8,9 +8,11 @@ from attrs import field, frozen
 
 from revos.errors import RevosError, own_copy
 
-__all__ = ["Completion", "Extraction", "Progress", "Usage"]
+__all__ = ["UNFINISHED", "Completion", "Extraction", "Progress", "Usage"]
 
 T = TypeVar("T")
+
+UNFINISHED = "unfinished"
 
 
 @frozen
@@ -39,7 +41,8 @@ class Completion:
 
     :ivar answer: its text, or the arguments of the tool that it called (JSON)
     :ivar calls: where the answer is of calls, the arguments of each
-    :ivar finish_reason: as the API names them; `length` and `content_filter` are no whole answer
+    :ivar finish_reason: as the API names them: `length` and `content_filter` are no whole answer;
+        `unfinished` where a stream ended without one, as all of some do, and any that breaks off
     :ivar refusal: why the model would not answer, in its words
     :ivar model: the model that answered, as the gateway names it
     """

@@ -5,6 +5,7 @@ Imports the OpenAI client, so it is imported late.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -73,8 +74,11 @@ def _unexpected(error: Exception, tokens: Collection[AccessToken]) -> RevosError
         return RevosInputError("the prompt has half of a character (a lone surrogate) in it")
     if isinstance(error, ValueError) and error.args and isinstance(error.args[0], dict):
         return _error_in_answer(error.args[0], tokens)
+    what = type(error).__name__
+    if isinstance(error, json.JSONDecodeError):  # Some say in a stream in bare words why it ends.
+        what = redact(error.doc, secrets_of(error, tokens)) or what
     return RevosAPIError(
-        f"the gateway's answer is no chat completion ({type(error).__name__}): check REVOS_BASE_URL"
+        f"the gateway's answer is no chat completion ({what}): check REVOS_BASE_URL"
     )
 
 

@@ -12,6 +12,7 @@ from attrs import define
 from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall
 from langchain_core.messages.ai import UsageMetadata
 
+from revos.extraction.answers import UNFINISHED
 from revos.extraction.messages import refusal_part, unencoded
 
 __all__ = ["Arriving"]
@@ -95,5 +96,5 @@ class Arriving:
             additional_kwargs={"refusal": refusal} if refusal else {},
             invalid_tool_calls=calls,
             usage_metadata=self._usage,
-            response_metadata=self._ended,
+            response_metadata={"finish_reason": UNFINISHED, **self._ended},
         )

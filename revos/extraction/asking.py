@@ -19,7 +19,7 @@ from revos.errors import (
     RevosTokenError,
     RevosValidationError,
 )
-from revos.extraction.answers import Completion, Extraction, Usage
+from revos.extraction.answers import UNFINISHED, Completion, Extraction, Usage
 from revos.extraction.json_text import json_values
 from revos.extraction.pacing import Pace
 from revos.extraction.strategies import (
@@ -118,14 +118,21 @@ class Asking:
     def _read(self, completion: Completion) -> Any:
         """The first value of the answer that fits, or what is wrong with the first of all."""
         _check_whole(completion, self.target)
-        if not completion.answer:
-            raise _no_answer(self.target)
         try:
+            if not completion.answer:
+                raise _no_answer(self.target)
             if len(completion.calls) > 1:
                 return self._read_calls(completion.calls)
             return self._first_that_fits(completion.answer)
         except RevosValidationError as error:
             error.raw = completion.answer
+            is_unfinished = completion.finish_reason == UNFINISHED
+            if is_unfinished and not any(json_values(completion.answer or "")):
+                raise RevosAPIError(
+                    "the gateway broke its answer off: it ended in the middle of a value, and "
+                    "without a finish_reason",
+                    temporary=True,
+                ) from error
             raise
 
     def _read_calls(self, calls: tuple[str, ...]) -> Any:

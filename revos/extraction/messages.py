@@ -13,7 +13,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage
 
-from revos.extraction.answers import Completion, Usage
+from revos.extraction.answers import UNFINISHED, Completion, Usage
 from revos.extraction.json_text import json_values
 from revos.redact import redact, without_token
 from revos.token import AccessToken
@@ -29,6 +29,7 @@ _FINISH_REASONS = {
     "model_length": "length",
     "content_filter": "content_filter",
     "safety": "content_filter",
+    UNFINISHED: UNFINISHED,
 }
 
 

@@ -204,11 +204,14 @@ async def test_an_error_of_revos_that_others_wrapped_is_what_comes_out(gpt4, kin
     assert caught.value is not callback.wrapped
 
 
-async def test_the_token_of_a_request_is_masked_though_none_is_held_before_and_after(revos_gateway):
+@pytest.mark.parametrize("event", ['event: error\ndata: "{}"', "data: {}"], ids=["error", "words"])
+async def test_the_token_of_a_request_is_masked_though_none_is_held_before_and_after(
+    revos_gateway, event
+):
     token = revos_gateway.issue("token-of-the-request")
     granted = {"access_token": token, "token_type": "Bearer", "expires_in": 3600}
     revos_gateway.token_script.append(Answer(body=granted))
-    quoting = f'event: error\ndata: "overloaded {token} now"\n\n'.encode()
+    quoting = f"{event.format(f'overloaded {token} now')}\n\n".encode()
     headers = {"content-type": "text/event-stream"}
     revos_gateway.chat_script.append(Answer(headers=headers, body=quoting))
     config = revos_gateway.config(max_retries=1, enable_periodic_refresh=False)

@@ -160,6 +160,7 @@ DOES_NOT_FIT = {
         "I won't",
     ),
     "empty": (streamed(chunk({}, "stop")), "invalid", "no answer"),
+    "whole, without a reason": (streamed(chunk({"content": '{"name": 7}'})), "invalid", "name"),
 }
 
 
@@ -187,7 +188,13 @@ BROKEN = {
         Answer(headers={"content-type": "text/event-stream"}, body=b"data: {]\n\n"),
         "no chat completion",
     ),
+    "words": (
+        Answer(headers={"content-type": "text/event-stream"}, body=b"data: out of memory\n\n"),
+        "out of memory",
+    ),
     "nothing": (streamed(), "no chat completion"),
+    "the end in mid-value": (streamed(BEGUN), "broke its answer off"),
+    "the end before a value": (streamed(chunk({"content": ""})), "broke its answer off"),
 }
 
 

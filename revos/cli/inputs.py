@@ -43,13 +43,17 @@ class Source:
     """One file, or standard input where `path` is None.
 
     :ivar label: as the user named it
-    :ivar is_stream: it can be read only once
+    :ivar file: which regular file it is, by whatever name; None: it can be read only once
     """
 
     label: str
     path: Path | None
     format: Format
-    is_stream: bool
+    file: tuple[int, int] | None
+
+    @property
+    def is_stream(self) -> bool:
+        return self.file is None
 
 
 def sources_of(names: Sequence[str], format_: Format | None) -> list[Source]:
@@ -66,24 +70,35 @@ def sources_of(names: Sequence[str], format_: Format | None) -> list[Source]:
         )
     if names.count(STDIN) > 1:
         raise RevosInputError("standard input (-) is named twice, and can be read only once")
-    return [_source_of(name, format_) for name in names]
+    sources = [_source_of(name, format_) for name in names]
+    labels: dict[tuple[int, int], str] = {}
+    for source in sources:
+        if source.file is None:
+            continue
+        if (first := labels.get(source.file)) is not None:
+            also = f", also as {source.label}" if first != source.label else ""
+            raise RevosInputError(f"{first} is named twice{also}")
+        labels[source.file] = source.label
+    return sources
 
 
 def _source_of(name: str, format_: Format | None) -> Source:
     if name == STDIN:
         if sys.stdin is None:
             raise RevosInputError("standard input is closed")
-        return Source("stdin", None, format_ or "jsonl", is_stream=True)
+        return Source("stdin", None, format_ or "jsonl", file=None)
     path = Path(name)
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
+        told = path.stat()
+        if stat.S_ISDIR(told.st_mode):
             raise RevosInputError(f"{name} is a directory: name its files")
-        if stat.S_ISREG(mode):
+        is_regular = stat.S_ISREG(told.st_mode)
+        if is_regular:
             path.open("rb").close()
     except (OSError, ValueError) as error:
         raise RevosInputError(_unreadable(name, error)) from None
-    return Source(name, path, format_ or format_of(name), is_stream=not stat.S_ISREG(mode))
+    file = (told.st_dev, told.st_ino) if is_regular else None
+    return Source(name, path, format_ or format_of(name), file)
 
 
 def _unreadable(name: str, error: Exception) -> str:
@@ -154,8 +169,6 @@ class Inputs:
             for item in items
             if isinstance(item, Document) and item.key == second.key
         )
-        if first == second.place:
-            return f"{first} is named twice"
         return f"{second.place} has the id {second.id!r}, which {first} has too"
 
     def _in_files(self) -> Iterator[tuple[list[Reader], list[Item]]]:

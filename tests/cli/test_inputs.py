@@ -84,10 +84,15 @@ def test_two_documents_with_one_id_are_both_named(directory):
         inputs("a.jsonl", "b.csv").survey()
 
 
-def test_a_file_that_is_named_twice_is_told(directory):
+@pytest.mark.parametrize(
+    ("again", "also"),
+    [("a.txt", ""), ("./a.txt", ", also as ./a.txt"), ("link", ", also as link")],
+)
+def test_a_file_that_is_named_twice_is_told(directory, again, also):
     (directory / "a.txt").write_text("a")
-    with pytest.raises(RevosInputError, match=r"^a.txt is named twice$"):
-        inputs("a.txt", "a.txt").survey()
+    (directory / "link").symlink_to("a.txt")
+    with pytest.raises(RevosInputError, match=rf"^a.txt is named twice{also}$"):
+        inputs("a.txt", again)
 
 
 def test_the_first_line_that_is_no_document_is_named(directory):

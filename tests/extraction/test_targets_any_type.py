@@ -220,6 +220,35 @@ def test_any_nested_type_survives_in_the_object_that_is_sent(shape, data):
     assert target.unwrapped(json.loads(sent)) == [answer, answer]
 
 
+async def _extract(ex, target):
+    return await ex.extract(target, "{text}", text="x")
+
+
+async def _extract_stream(ex, target):
+    async with ex.extract_stream(target, "{text}", text="x") as parts:
+        async for _ in parts:
+            pass
+    return parts.value
+
+
+@pytest.mark.parametrize("strategy", ["json_schema", "tools", "json_text"])
+@pytest.mark.parametrize("extract", [_extract, _extract_stream], ids=["whole", "stream"])
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(drawn=ANY_SHAPE.flatmap(lambda shape: st.tuples(st.just(shape.type), shape.pairs)))
+async def test_any_nested_type_survives_the_way_to_a_gateway_and_back(
+    tm, revos_gateway, strategy, extract, drawn
+):
+    target, (instance, answer) = drawn
+    is_wrapped = target_of(target).unwrapped({"value": None}) is None
+    revos_gateway.chat_script.append(json.dumps({"value": answer} if is_wrapped else answer))
+
+    async with tm.extractor("gpt-4", strategy=strategy, repairs=0) as ex:
+        extracted = await extract(ex, target)
+
+    assert extracted == instance
+    assert type(extracted) is type(instance)
+
+
 TAGGED = [
     attrs.make_class(
         "One", {"kind": attrs.field(type=typing.Literal["one"]), "size": attrs.field(type=int)}

@@ -32,7 +32,6 @@ class Arriving:
     """
 
     def __init__(self, tool: str | None) -> None:
-        self.has_begun = False
         self._tool = tool
         self._texts: list[str] = []
         self._calls: list[_Call] = []
@@ -42,7 +41,6 @@ class Arriving:
 
     def take(self, chunk: AIMessageChunk) -> str:
         """What is new of the answer; of several calls, of one, lest they run into each other."""
-        self.has_begun = True
         # Some gateways say these in each part: the last count is of all.
         self._usage = chunk.usage_metadata or self._usage
         self._ended = {**chunk.response_metadata, **self._ended}
@@ -55,7 +53,7 @@ class Arriving:
         called = ""
         for part in parts:
             call = self._call_of(part)
-            call.name += part.get("name") or ""
+            call.name = call.name or part.get("name") or ""  # Some say it in each part.
             call.arguments += part.get("args") or ""
             if call is self._shown():
                 called += part.get("args") or ""
@@ -66,7 +64,7 @@ class Arriving:
         for call in reversed(self._calls):
             if id_ is not None and call.id not in (None, id_):
                 continue
-            begins_one = index is None and part.get("name") and (id_ is None or call.id != id_)
+            begins_one = index is None and id_ is None and part.get("name")
             if call.index == index and not begins_one:
                 return call
         call = _Call(index, id_)
@@ -90,10 +88,9 @@ class Arriving:
             )
             for call in self._calls
         ]
-        refusal = "".join(self._refusals)
         return AIMessage(
             "".join(self._texts),
-            additional_kwargs={"refusal": refusal} if refusal else {},
+            additional_kwargs={"refusal": "".join(self._refusals)},
             invalid_tool_calls=calls,
             usage_metadata=self._usage,
             response_metadata={"finish_reason": UNFINISHED, **self._ended},

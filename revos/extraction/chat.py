@@ -255,8 +255,6 @@ async def _collected(
             # to the garbage collector; in their next step it ends them all.
             with anyio.CancelScope(shield=True):
                 await on_part(said)
-    if not arriving.has_begun:
-        raise RevosAPIError("the gateway's answer has no parts", temporary=True)
     return arriving.message()
 
 

@@ -68,13 +68,13 @@ def _calls_of(message: AIMessage, tool: str | None) -> list[str]:
     """The arguments (JSON) of the calls of this tool, else of the one that was called first, where
     they say something; of `function_call`, where a gateway knows no other.
     """
-    calls: list[tuple[str | None, str | None]] = [
+    calls: list[tuple[str | None, str]] = [
         (call["name"], as_json(call["args"])) for call in message.tool_calls
     ]
     calls += [(call["name"], call["args"]) for call in message.invalid_tool_calls]
     if legacy := message.additional_kwargs.get("function_call"):
-        calls.append((legacy.get("name"), legacy.get("arguments")))
-    said = [(name, text) for name, text in calls if text and text.strip() not in ("", "{}")]
+        calls.append((legacy.get("name"), legacy.get("arguments") or ""))
+    said = [(name, text) for name, text in calls if text.strip() not in ("", "{}")]
     if not said:
         is_empty = any(text for _, text in calls) and not message.text.strip()
         return ["{}"] if is_empty else []
@@ -106,12 +106,12 @@ def _calls_in(text: str, tool: str | None) -> list[str]:
 def unencoded(arguments: object) -> str:
     """The arguments of a call as JSON, where they are not, or more than once.
 
-    >>> unencoded('"[1]"'), unencoded({"a": 1})
-    ('[1]', '{"a": 1}')
+    >>> unencoded('"[1]"'), unencoded({"a": 1}), unencoded('{"as":"spelt"}')
+    ('[1]', '{"a": 1}', '{"as":"spelt"}')
     """
     while isinstance(arguments, str):
         try:
-            inner = json.loads(arguments, strict=False)
+            inner = json.loads(arguments)
         except (ValueError, RecursionError):
             return arguments
         if not isinstance(inner, str):
@@ -134,7 +134,7 @@ def counted(usage: Any) -> dict[str, Any] | None:
         for key, given in usage.items()
         if (inner := given if isinstance(given, Mapping) else getattr(given, "__dict__", None))
     }
-    return {**details, **{name: count for name, count in counts.items() if count is not None}}
+    return {**details, **counts}
 
 
 def _whole(count: object) -> int | None:
@@ -145,17 +145,17 @@ def _whole(count: object) -> int | None:
 
 def refusal_part(message: AIMessage) -> str | None:
     parts = [part for part in message.content if isinstance(part, dict)]
-    return next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
+    return next((part["refusal"] for part in parts if "refusal" in part), None)
 
 
 def as_json(value: object) -> str:
     """JSON that can be sent: half of a character stays escaped."""
     text = json.dumps(value, ensure_ascii=False)
-    return text if text.isascii() or not _HALVES.search(text) else json.dumps(value)
+    return json.dumps(value) if _HALVES.search(text) else text
 
 
 def _paired(text: str) -> str:
     """With the halves of a character together, which came in two parts."""
-    if text.isascii() or not _HALVES.search(text):
+    if not _HALVES.search(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")

@@ -62,6 +62,20 @@ async def extract(extractor, *answers, gateway):
 # What goes back.
 
 
+HALF_AND_WHOLE = r'{"name": "\ud83d é", "age": "old"}'
+
+
+async def test_what_goes_back_of_a_call_is_spelt_as_one_would_and_can_be_sent(tm, revos_gateway):
+    async with tm.extractor("gpt-4", strategy="tools", repairs=2) as gpt4:
+        answers = [HALF_AND_WHOLE, HALF_AND_WHOLE.replace(r"\ud83d ", "")]
+        result = await extract(gpt4, *answers, gateway=revos_gateway)
+
+    *_, half, _, whole, _ = revos_gateway.chat_log[-1].payload["messages"]
+    assert result.value == ADA
+    assert json.loads(half["content"])["name"] == "\ud83d é"
+    assert "é" in whole["content"]
+
+
 async def test_an_answer_that_does_not_fit_goes_back_with_its_problems(gpt4, revos_gateway):
     result = await extract(gpt4, ELDER, gateway=revos_gateway)
 
@@ -177,7 +191,7 @@ FOR_GOOD = {
     "a refusal": ("stop", {"refusal": "I won't."}, "refusal"),
     "a part that refuses": (
         "stop",
-        {"content": [{"type": "refusal", "refusal": "I won't."}]},
+        {"content": [{"type": "text", "text": "No."}, {"type": "refusal", "refusal": "I won't."}]},
         "refusal",
     ),
     "OpenAI's length": ("length", {"content": SAID[:9]}, "length"),
@@ -206,6 +220,15 @@ async def test_what_no_repair_can_mend_is_told_at_once(gpt4, revos_gateway):
 
 # Answers in other ways than they were asked for.
 
+Call = pydantic.create_model("Call", arguments=(Person, ...))
+
+
+async def test_what_has_arguments_and_no_name_is_no_call(gpt4, revos_gateway):
+    revos_gateway.chat_script.append(completion(content=f'{{"arguments": {SAID}}}'))
+
+    assert await gpt4.extract(Call, PROMPT, text=TEXT) == Call(arguments=ADA)
+
+
 ELSEWHERE = {
     "text": {"content": SAID},
     "a fence": {"content": f"Sure:\n```json\n{SAID}\n```\nAnything else?"},
@@ -224,6 +247,10 @@ ELSEWHERE = {
     "a fence in a call": {"tool_calls": [called(f"```json\n{SAID}\n```")]},
     "a call and prose": {"tool_calls": [called(SAID)], "content": "I call the tool."},
     "an empty call and text": {"tool_calls": [called("{}")], "content": SAID},
+    "a call without arguments, as it was before tools, and text": {
+        "function_call": {"name": "Person"},
+        "content": SAID,
+    },
     "a call as it was before tools": {"function_call": {"name": "Person", "arguments": SAID}},
     "an object in such a call": {
         "function_call": {"name": "Person", "arguments": json.loads(SAID)}
@@ -291,6 +318,18 @@ async def test_no_item_of_calls_that_are_left_in_the_text_is_lost(tm, revos_gate
         result = await gpt4.extract_result(list[int], PROMPT, text=TEXT)
 
     assert (result.value, result.attempts) == ([1, 2], 1)
+
+
+async def test_a_call_that_is_left_in_the_text_twice_may_be_meant_twice(tm, revos_gateway):
+    call = json.dumps({"name": "list_int", "arguments": {"value": [1]}})
+
+    async with tm.extractor("gpt-4", strategy="tools") as gpt4:
+        revos_gateway.chat_script.extend(
+            [completion(content=f"{call} {call}"), '{"value": [1, 1]}']
+        )
+        result = await gpt4.extract_result(list[int], PROMPT, text=TEXT)
+
+    assert (result.value, result.attempts) == ([1, 1], 2)
 
 
 @pytest.mark.parametrize(("strategy", "name"), [("json_schema", "Person"), ("tools", "search")])
@@ -424,6 +463,32 @@ async def test_no_answer_is_lost_for_how_its_cost_is_said(tm, revos_gateway, usa
     assert result.value == ADA
     assert result.usage == counted
     assert type(result.usage.completion_tokens) is int
+
+
+@pytest.mark.parametrize("ways", ["whole", "stream"])
+async def test_an_llm_of_ones_own_tells_what_the_cost_consists_of(tm, revos_gateway, ways):
+    answer = completion(content="Hello")
+    answer.body["usage"] = {
+        "prompt_tokens": 7,
+        "prompt_tokens_details": {"cached_tokens": 5, "audio_tokens": "x"},
+    }
+    if ways == "stream":
+        event = json.dumps(answer.body | {"choices": []})
+        headers = {"content-type": "text/event-stream"}
+        answer = Answer(headers=headers, body=f"data: {event}\n\n".encode())
+    revos_gateway.chat_script.append(answer)
+
+    async def ask(llm):
+        if ways == "whole":
+            return await llm.ainvoke("Hello")
+        parts = [part async for part in llm.astream("Hello")]
+        return parts[0]
+
+    async with tm.extractor("gpt-4") as gpt4:
+        message = await gpt4.run_asyncio(ask, gpt4.llm)
+
+    assert message.usage_metadata["input_tokens"] == 7
+    assert message.usage_metadata["input_token_details"] == {"cache_read": 5}
 
 
 async def test_thoughts_without_an_end_are_no_answer(gpt4, revos_gateway):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import anyio
 import httpcore2
+import openai
 import pydantic
 import pytest
 from anyio import to_thread
@@ -296,6 +297,7 @@ async def test_headers_that_come_twice_reach_an_llm_of_ones_own_twice(api_config
 
     assert response.headers.get_list("set-cookie") == ["a=1", "b=2"]
     assert response.headers["x-token"] == "***"
+    assert response.elapsed.total_seconds() > 0
 
 
 async def test_a_token_that_comes_back_in_a_head_is_hidden_in_a_thread_too(api_config, api, caplog):
@@ -316,6 +318,22 @@ async def _raw_completion(client):
 
 
 # Connections.
+
+
+async def test_a_stream_that_goes_on_behind_an_error_is_ended_with_its_connection(api_config, api):
+    event = b'data: {"error": {"message": "overloaded now"}}\n\n'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9999\r\n\r\n"
+    api.script = [head + event]
+
+    with anyio.fail_after(5):
+        async with TokenManager(api_config()) as tm, tm.extractor("gpt-4") as extractor:
+            async with extractor.extract_stream(Person, PROMPT, text="x") as parts:
+                with pytest.raises(RevosAPIError, match="overloaded now") as caught:
+                    await anext(parts)
+            while not api.ended:
+                await anyio.sleep(0.001)
+
+    assert type(caught.value.__cause__) is openai.APIError
 
 
 async def test_more_than_a_hundred_extractions_run_at_once_over_connections_that_are_kept(

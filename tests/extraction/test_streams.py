@@ -478,6 +478,7 @@ IN_OTHER_WAYS = {
     "without an index": [call(None, SAID[:9], **BEGIN), call(None, SAID[9:])],
     "without an index or a name": [call(None, SAID[:9], id="1"), call(None, SAID[9:])],
     "named in each part": [call(None, SAID[:9], **BEGIN), call(None, SAID[9:], **BEGIN)],
+    "with an id that is empty from then on": [call(0, SAID[:9], **BEGIN), call(0, SAID[9:], id="")],
     "encoded twice": [call(0, json.dumps(SAID)[:9], **BEGIN), call(0, json.dumps(SAID)[9:])],
     "not encoded": [call(0, json.loads(SAID), **BEGIN)],
     "beside one of another tool": [
@@ -538,6 +539,7 @@ async def test_a_stream_is_read_in_whatever_way_it_comes(tm, revos_gateway, even
 
 FRUIT = [FIG, FIG.model_copy(update={"name": "Kiwi"})]
 ONE, OTHER = [json.dumps({"value": [one.model_dump()]}) for one in FRUIT]
+PLUM = OTHER.replace("Kiwi", "Plum")
 SECOND = BEGIN | {"id": "2"}
 OF_TWO_CALLS = {
     "by turns": [
@@ -559,6 +561,18 @@ OF_TWO_CALLS = {
         call(None, ONE[20:]),
         call(None, OTHER, name="Fruit"),
     ],
+    "named in each part": [
+        call(0, ONE[:20], name="Fruit"),
+        call(0, ONE[20:], name="Fruit"),
+        call(1, OTHER, name="Fruit"),
+    ],
+    "beside one of another tool": [
+        call(0, PLUM[:20], name="search"),
+        call(1, ONE[:20], name="list_Fruit"),
+        call(0, PLUM[20:]),
+        call(1, ONE[20:]),
+        call(2, OTHER, name="list_Fruit"),
+    ],
 }
 
 
@@ -575,6 +589,19 @@ async def test_the_items_of_a_list_in_two_calls_are_all_known(tm, revos_gateway,
     assert parts.value == FRUIT
     assert all(map(grows, known, known[1:]))
     assert known[-1] == [one.model_dump() for one in FRUIT]
+
+
+@pytest.mark.parametrize("name", ["Fruit", "anything", None])
+async def test_a_call_that_nobody_asked_for_is_known_while_it_comes(ex, revos_gateway, name):
+    parts = call(0, ONE[:-9], **{"name": name} if name else {}), call(0, ONE[-9:])
+    revos_gateway.chat_script.append(streamed(*parts, ENDED))
+
+    async with ex.extract_stream(list[Fruit], PROMPT, text="x") as parts:
+        known = await all_of(parts)
+
+    assert parts.value == FRUIT[:1]
+    assert len(known) > 1
+    assert all(map(grows, known, known[1:]))
 
 
 @pytest.mark.parametrize("strategy", ["json_schema", "tools"])

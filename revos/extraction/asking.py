@@ -74,7 +74,7 @@ class Asking:
     target: Target
     patient: bool = False
     on_part: Callable[[str], Awaitable[None]] | None = None
-    said: str | None = field(default=None, init=False, repr=False)
+    said: str = field(default="", init=False, repr=False)
     _usage: Usage = field(factory=Usage, init=False)
     _raw: str | None = field(default=None, init=False, repr=False)
     _strategy: Step | None = field(default=None, init=False)
@@ -117,17 +117,17 @@ class Asking:
 
     def _read(self, completion: Completion) -> Any:
         """The first value of the answer that fits, or what is wrong with the first of all."""
-        _check_whole(completion, self.target)
         try:
+            _check_whole(completion)
             if not completion.answer:
                 raise _no_answer(self.target)
             if len(completion.calls) > 1:
                 return self._read_calls(completion.calls)
             return self._first_that_fits(completion.answer)
         except RevosValidationError as error:
-            error.raw = completion.answer
-            is_unfinished = completion.finish_reason == UNFINISHED
-            if is_unfinished and not any(json_values(completion.answer or "")):
+            error.raw, error.target = completion.answer, self.target.type
+            has_end = completion.finish_reason != UNFINISHED or error.reason == "refusal"
+            if not has_end and not any(json_values(completion.answer or "")):
                 raise RevosAPIError(
                     "the gateway broke its answer off: it ended in the middle of a value, and "
                     "without a finish_reason",
@@ -143,16 +143,16 @@ class Asking:
         if joined is not None:
             return self._first_that_fits(joined)
         fitting: dict[str, Any] = {}
-        first: RevosValidationError | None = None
+        misfits: list[RevosValidationError] = []
         for call in calls:
             try:
                 value = self._first_that_fits(call)
             except RevosValidationError as error:
-                first = first or error
+                misfits.append(error)
             else:
-                fitting.setdefault(json.dumps(json.loads(self.said or ""), sort_keys=True), value)
-        if first is not None and not fitting:
-            raise first
+                fitting.setdefault(json.dumps(json.loads(self.said), sort_keys=True), value)
+        if not fitting:
+            raise misfits[0]
         if len(fitting) > 1 or self.target.is_list:
             raise _several_calls(self.target, len(calls))
         return next(iter(fitting.values()))
@@ -171,7 +171,6 @@ class Asking:
             first = RevosValidationError(
                 f"the model's answer does not fit {self.target.name}: there is no JSON in it",
                 problems=(Problem("", "no JSON value in the answer"),),
-                target=self.target.type,
             )
         raise first
 
@@ -186,7 +185,6 @@ class Asking:
             raise RevosValidationError(
                 f"the model's answer does not fit {self.target.name}: {problem.message}",
                 problems=(problem,),
-                target=self.target.type,
             ) from error
 
     async def _complete(self, messages: list[BaseMessage]) -> Completion:
@@ -247,14 +245,14 @@ class Asking:
         if step == "json_text":
             messages = with_instruction(messages, instruction(self.target))
         ask: Callable[..., Awaitable[Completion]] = complete
-        if self.on_part is not None:
-            ask = partial(stream, on_part=self.bound.runtime.callable_from_asyncio(self._hand_on))
-        return await self._with_retries(ask, messages, request_options(step, self.target))
+        if (on_part := self.on_part) is not None:
 
-    async def _hand_on(self, part: str) -> None:
-        self._has_begun = True
-        if self.on_part is not None:
-            await self.on_part(part)
+            async def hand_on(part: str) -> None:
+                self._has_begun = True
+                await on_part(part)
+
+            ask = partial(stream, on_part=self.bound.runtime.callable_from_asyncio(hand_on))
+        return await self._with_retries(ask, messages, request_options(step, self.target))
 
     async def _with_retries(
         self,
@@ -357,7 +355,7 @@ _HELD_BACK: dict[str, tuple[Literal["length", "content_filter"], str]] = {
 }
 
 
-def _check_whole(completion: Completion, target: Target) -> None:
+def _check_whole(completion: Completion) -> None:
     """:raises RevosValidationError: the model refused, or its answer is not whole"""
     reason: Literal["refusal", "length", "content_filter"]
     if completion.refusal is not None:
@@ -366,14 +364,13 @@ def _check_whole(completion: Completion, target: Target) -> None:
         reason, words = _HELD_BACK[completion.finish_reason]
     else:
         return
-    raise RevosValidationError(words, reason=reason, raw=completion.answer, target=target.type)
+    raise RevosValidationError(words, reason=reason)
 
 
 def _no_answer(target: Target) -> RevosValidationError:
     return RevosValidationError(
         f"the model gave no answer to fit {target.name}",
         problems=(Problem("", "no answer"),),
-        target=target.type,
     )
 
 
@@ -382,5 +379,4 @@ def _several_calls(target: Target, count: int) -> RevosValidationError:
     return RevosValidationError(
         f"the model's answer does not fit {target.name}: {words}",
         problems=(Problem("", f"{words}: call it once, with all that belongs to it"),),
-        target=target.type,
     )

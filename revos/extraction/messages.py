@@ -71,7 +71,7 @@ def _calls_of(message: AIMessage, tool: str | None) -> list[str]:
     calls: list[tuple[str | None, str]] = [
         (call["name"], as_json(call["args"])) for call in message.tool_calls
     ]
-    calls += [(call["name"], call["args"]) for call in message.invalid_tool_calls]
+    calls += [(call["name"], call["args"] or "") for call in message.invalid_tool_calls]
     if legacy := message.additional_kwargs.get("function_call"):
         calls.append((legacy.get("name"), legacy.get("arguments") or ""))
     said = [(name, text) for name, text in calls if text.strip() not in ("", "{}")]

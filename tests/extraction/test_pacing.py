@@ -422,6 +422,18 @@ async def test_without_a_token_who_asks_for_one_is_told_after_one_cycle_of_tries
     assert len(model.asked) == 1
 
 
+async def test_what_others_were_answered_before_is_no_hope(clock, endpoint, model):
+    answers = [said("first"), refused(429)]
+    model.answer = lambda text: answers.pop(0)
+
+    async with manager(endpoint, clock, max_retries=1) as tm, tm.extractor("gpt-4") as ex:
+        await ex.extract(Said, PROMPT, text="a")
+        with anyio.fail_after(5), pytest.raises(RevosAPIError, match="HTTP 429"):
+            await ex.extract(Said, PROMPT, text="a")
+
+    assert len(model.asked) == 2
+
+
 async def test_what_no_time_can_mend_is_asked_once(tm, model):
     model.answer = lambda text: refused(403)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
 import pydantic
 import pytest
@@ -216,6 +217,57 @@ async def test_what_no_repair_can_mend_is_told_at_once(gpt4, revos_gateway):
     assert raws["a call of it"] == SAID[:9]
     assert reasons == {name: reason for name, (_, _, reason) in FOR_GOOD.items()}
     assert len(revos_gateway.chat_log) == len(FOR_GOOD)
+
+
+def _refusing(error):
+    def refuse(value):
+        raise error
+
+    checked = Annotated[str, pydantic.AfterValidator(refuse)]
+    return pydantic.create_model("Person", name=(checked, ...))
+
+
+Broken = _refusing(RuntimeError("broken"))
+TOLD = {
+    "misfit": (Person, completion(content=ELDER), ELDER, "age"),
+    "no JSON": (Person, completion(content="hm"), "hm", "no JSON value in the answer"),
+    "code of the target's": (Broken, completion(content=SAID), SAID, "RuntimeError: broken"),
+    "no answer": (Person, completion(), None, "no answer"),
+    "misfits in calls": (
+        Person,
+        completion(tool_calls=[called(ELDER), called("{}"), called('{"age": 7}')]),
+        ELDER + '\n{"age": 7}',
+        "age",
+    ),
+    "calls": (
+        Person,
+        completion(tool_calls=[called(SAID), called('{"name": "Eve", "age": 1}')]),
+        SAID + '\n{"name": "Eve", "age": 1}',
+        "called 2 times",
+    ),
+    "a refusal": (Person, completion(refusal="No.", content="{"), "{", None),
+    "cut off": (Person, completion("length", content="{"), "{", None),
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+async def test_the_error_tells_what_was_wanted_what_came_and_what_is_wrong_with_it(
+    tm, revos_gateway, name
+):
+    target, answer, raw, problem = TOLD[name]
+    revos_gateway.chat_script.append(answer)
+
+    async with tm.extractor("gpt-4", repairs=0) as gpt4:
+        with pytest.raises(RevosValidationError) as caught:
+            await gpt4.extract(target, PROMPT, text=TEXT)
+
+    error = caught.value
+    assert (error.target, error.raw) == (target, raw)
+    told = [f"{one.path} {one.message}" for one in error.problems]
+    assert len(told) == (problem is not None)
+    assert problem is None or problem in told[0]
+    if target is Broken:
+        assert type(error.__cause__) is RuntimeError
 
 
 # Answers in other ways than they were asked for.
@@ -508,6 +560,16 @@ async def test_what_a_gateway_leaves_out_is_left_out(tm, revos_gateway):
         ]
 
     assert [(result.value, result.usage) for result in results] == [(ADA, Usage())] * 10
+
+
+async def test_a_model_that_is_named_once_is_the_model(tm, revos_gateway):
+    unnamed = completion(content=SAID)
+    del unnamed.body["model"]
+
+    async with tm.extractor("gpt-4") as gpt4:
+        result = await extract(gpt4, completion(content=ELDER), unnamed, gateway=revos_gateway)
+
+    assert (result.attempts, result.model) == (2, "gpt-4-0613")
 
 
 async def test_a_model_that_is_no_text_is_left_out(tm, revos_gateway):

@@ -213,6 +213,17 @@ async def test_an_answer_that_breaks_in_the_middle_is_told_and_not_asked_for_aga
     assert len(revos_gateway.chat_log) == 1
 
 
+async def test_a_value_that_was_broken_off_may_be_whole_the_next_time(ex, revos_gateway):
+    revos_gateway.chat_script.append(streamed(BEGUN))
+
+    async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
+        with pytest.raises(RevosAPIError, match="broke its answer off") as caught:
+            await all_of(parts)
+
+    assert caught.value.temporary
+    assert isinstance(caught.value.__cause__, RevosValidationError)
+
+
 async def test_a_broken_one_is_asked_for_again_while_nothing_was_known(ex, revos_gateway):
     revos_gateway.chat_script.append(Answer(status=503, headers={"retry-after": "0"}))
 

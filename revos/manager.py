@@ -489,7 +489,6 @@ class TokenManager:
             return
 
         async def report(refresher: Refresher) -> None:
-            await checkpoint()
             refresher.report(event)
 
         self._call_from_thread(partial(report, self._refresher))

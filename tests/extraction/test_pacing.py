@@ -216,6 +216,59 @@ async def test_an_outage_of_minutes_costs_no_document(tm, clock, model, how):
     assert clock.monotonic() < ends_at + 90
 
 
+def pauses_told(caplog):
+    return [one.message.rpartition("again in ")[2] for one in caplog.records]
+
+
+async def test_a_document_that_fails_while_others_get_on_is_paused_for_longer_each_time(
+    tm, clock, model, caplog
+):
+    busy = [refused(503)] * 2
+
+    async def answer(text):
+        await clock.sleep(0.5)
+        return busy.pop() if text == "0" and busy else said(text)
+
+    model.answer = answer
+
+    with caplog.at_level("INFO", "revos.extraction"):
+        batch = await Batch(tm, clock, map(str, range(30)), 2).run(partial(clock.advance, 0.25))
+
+    batch.assert_whole(30)
+    assert batch.failed == []
+    assert pauses_told(caplog) == ["0.8 s", "1.5 s"]
+
+
+@pytest.mark.parametrize("told", [5, None])
+async def test_how_long_a_pause_is_stands_in_the_log(tm, clock, model, caplog, told):
+    busy = []
+    model.answer = lambda text: busy.pop() if busy else said(text)
+
+    async def alone():
+        async with tm.extractor("gpt-4") as ex, anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(ex.extract, Said, PROMPT, text="a"))
+            await settle()
+            while busy or clock.timers_waiting:
+                await clock.advance(0.25)
+
+    for ask in (alone, partial(Batch(tm, clock, ["a"], 1).run, partial(clock.advance, 0.25))):
+        busy += [refused(429, retry_after=told)] * 2
+        with caplog.at_level("INFO", "revos.extraction"):
+            await ask()
+        assert pauses_told(caplog) == (["5.0 s"] * 2 if told else ["0.8 s", "1.5 s"])
+        caplog.clear()
+
+
+async def test_the_pause_of_many_that_stands_in_the_log_is_that_of_all(tm, clock, model, caplog):
+    down = [refused(503)] * 4
+    model.answer = lambda text: down.pop() if down else said(text)
+
+    with caplog.at_level("INFO", "revos.extraction"):
+        await Batch(tm, clock, ["a", "b"], 2).run(partial(clock.advance, 0.25))
+
+    assert pauses_told(caplog) == ["0.8 s", "1.5 s", "3.0 s", "6.0 s"]
+
+
 async def test_an_outage_for_ever_is_told(tm, clock, model):
     model.answer = lambda text: refused(503)
 

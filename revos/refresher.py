@@ -64,8 +64,7 @@ class Refresher:
         before = self.state
         self.state, decision = policy.step(before, event, self.now(), self.rules)
         if self.state is not before:
-            if self.state.held is not before.held:
-                self.on_held(self.state.held)
+            self.on_held(self.state.held)  # A stream gives each token once.
             self._wake.set()
         return decision
 

@@ -188,11 +188,22 @@ async def test_a_chain_is_streamed_where_langchain_runs(gpt4):
     assert "".join(parts) == "You said: Hello Ada"
 
 
-async def test_a_structured_output_of_langchains_own_works_too(gpt4, revos_gateway):
+@pytest.mark.parametrize("method", ["function_calling", "json_mode"])
+async def test_a_structured_output_of_langchains_own_works_too(gpt4, revos_gateway, method):
     revos_gateway.chat_script.append(SAID)
-    asked = CHAIN | gpt4.llm.with_structured_output(Person, method="function_calling")
+    asked = CHAIN | gpt4.llm.with_structured_output(Person, method=method)
 
     assert await gpt4.run_asyncio(asked.ainvoke, {"name": TEXT}) == ADA
+    assert TEXT in revos_gateway.chat_log[-1].payload["messages"][-1]["content"]
+
+
+async def test_what_a_chain_adds_to_the_body_stands_beside_the_messages(gpt4, revos_gateway):
+    asked = CHAIN | gpt4.llm.bind(extra_body={"user_tag": "mine"})
+
+    await gpt4.run_asyncio(asked.ainvoke, {"name": TEXT})
+
+    sent = revos_gateway.chat_log[-1].payload
+    assert (sent["user_tag"], len(sent["messages"])) == ("mine", 1)
 
 
 async def test_what_a_chain_raises_comes_out_as_it_is(gpt4):

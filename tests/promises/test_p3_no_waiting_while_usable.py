@@ -1,5 +1,8 @@
 """P3: between "due for refresh" and expiry the held token is given at once, whatever happens."""
 
+import threading
+from functools import partial
+
 import httpx
 import pytest
 from anyio import to_thread
@@ -155,6 +158,31 @@ async def test_a_failed_forced_refresh_leaves_the_usable_token_to_everybody():
 
     assert not worked
     assert token == "token-1"
+
+
+@pytest.mark.parametrize("kind", [httpx.AsyncClient, httpx.Client])
+async def test_a_request_in_another_thread_waits_for_nothing_of_the_managers_loop(kind, run):
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, request=request))
+    sent = []
+
+    async def send():
+        async with httpx.AsyncClient(transport=transport, auth=tm.auth) as http:
+            sent.append(await http.get(tm.config.revos.base_url))
+
+    def send_blocking():
+        with httpx.Client(transport=transport, auth=tm.auth) as http:
+            sent.append(http.get(tm.config.revos.base_url))
+
+    async with manager(ScriptedEndpoint(), ManualClock()) as tm:
+        await tm.get_token()
+        work = partial(run, send) if kind is httpx.AsyncClient else send_blocking
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(10)  # Nothing turns this loop meanwhile.
+        is_over = not thread.is_alive()
+
+    assert is_over
+    assert [one.request.headers["authorization"] for one in sent] == ["Bearer token-1"]
 
 
 async def test_entering_waits_for_no_network():

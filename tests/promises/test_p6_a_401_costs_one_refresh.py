@@ -849,6 +849,7 @@ async def test_auth_that_was_handed_out_before_httpx2_was_imported_is_the_same_c
 
     async with manager(endpoint, ManualClock()) as tm:
         before = tm.auth
+        again = tm.auth
         async with api.client(auth=before) as http:
             await http.get("/models")
         monkeypatch.undo()
@@ -856,8 +857,22 @@ async def test_auth_that_was_handed_out_before_httpx2_was_imported_is_the_same_c
         async with api.client(httpx2, auth=after) as http:
             await http.get("/models")
 
+        and_again = tm.auth
+
     assert [isinstance(auth, httpx2.Auth) for auth in (before, after)] == [False, True]
+    assert [isinstance(auth, httpx.Auth) for auth in (before, after)] == [True, True]
+    # With what it has warned of, it stays one object.
+    assert (again, and_again) == (before, after)
     assert endpoint.count == 2
+
+
+async def test_auth_of_a_kind_of_ones_own_stays_of_that_kind():
+    class OwnAuth(BearerAuth):
+        pass
+
+    async with manager(ScriptedEndpoint(), ManualClock()) as tm:
+        assert type(OwnAuth(tm)) is OwnAuth
+        assert isinstance(BearerAuth(tm), httpx2.Auth)
 
 
 @LIBRARIES

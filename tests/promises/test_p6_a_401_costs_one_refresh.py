@@ -866,6 +866,35 @@ async def test_auth_that_was_handed_out_before_httpx2_was_imported_is_the_same_c
     assert endpoint.count == 2
 
 
+async def test_the_delay_doubles_where_a_token_that_came_meanwhile_is_refused_too():
+    endpoint, clock, slow = ScriptedEndpoint(), ManualClock(), anyio.Event()
+
+    async def refuse(request):
+        if request.url.path.endswith("/slow") and request.headers["authorization"].endswith("-2"):
+            await slow.wait()
+        return httpx.Response(401, headers={"www-authenticate": "Bearer"})
+
+    async with (
+        manager(endpoint, clock) as tm,
+        httpx.AsyncClient(
+            transport=httpx.MockTransport(refuse), auth=tm.auth, base_url=tm.config.revos.base_url
+        ) as http,
+    ):
+        await http.get("/models")  # With token-1 and token-2: a delay of a second.
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(http.get, "/slow")
+            await settle()
+            await tm.get_token(force_refresh=True)
+            slow.set()  # It is replayed with token-3: two seconds.
+        counts = []
+        for seconds in (1.5, 1):
+            await clock.advance(seconds)
+            await http.get("/models")
+            counts.append(endpoint.count)
+
+    assert counts == [3, 4]
+
+
 async def test_auth_of_a_kind_of_ones_own_stays_of_that_kind():
     class OwnAuth(BearerAuth):
         pass

@@ -282,6 +282,14 @@ def test_a_loop_in_the_chain_is_cut():
     assert [str(link) for link in chain_of(strip(first))] == ["first", "second"]
 
 
+def test_a_loop_behind_the_first_of_the_chain_is_cut_too():
+    first, second, third = ValueError("first"), ValueError("second"), ValueError("third")
+    first.__cause__, second.__cause__, third.__cause__ = second, third, second
+
+    assert [str(link) for link in chain_of(strip(first))] == ["first", "second", "third"]
+    forget_values(first)
+
+
 def test_a_long_chain_is_no_recursion():
     error = ValueError("0")
     for number in range(1, 5_000):
@@ -315,9 +323,9 @@ def test_what_hides_behind_an_error_without_a_text_comes_along():
 
 
 def test_arguments_stay_what_they_are_where_they_tell_nothing_and_errors_among_them_are_told():
-    error = ValueError(None, 7, OSError("key=hunter22"))
+    error = ValueError(None, 7, OSError("key=hunter22"), b"hunter22", ["hunter22"])
 
-    assert strip(error, ["hunter22"]).args == (None, 7, "key=***")
+    assert strip(error, ["hunter22"]).args == (None, 7, "key=***", "bytes", "list")
 
 
 def test_secrets_that_can_be_read_once_are_masked_in_the_whole_chain():

@@ -43,7 +43,7 @@ class _Flight:
 class Refresher:
     """The state of one manager, in the event loop of that manager.
 
-    :ivar on_held: told of each new token, and with None that there is none
+    :ivar on_held: told at each change of state which token is held, None where there is none
     :ivar closed: raised to whoever waits, and whoever comes, once it is set
     """
 

@@ -43,13 +43,13 @@ class Source:
     """One file, or standard input where `path` is None.
 
     :ivar label: as the user named it
-    :ivar file: which regular file it is, by whatever name; None: it can be read only once
+    :ivar file: the regular file, by one name; None: it can be read only once
     """
 
     label: str
     path: Path | None
     format: Format
-    file: tuple[int, int] | None
+    file: str | None
 
     @property
     def is_stream(self) -> bool:
@@ -71,7 +71,7 @@ def sources_of(names: Sequence[str], format_: Format | None) -> list[Source]:
     if names.count(STDIN) > 1:
         raise RevosInputError("standard input (-) is named twice, and can be read only once")
     sources = [_source_of(name, format_) for name in names]
-    labels: dict[tuple[int, int], str] = {}
+    labels: dict[str, str] = {}
     for source in sources:
         if source.file is None:
             continue
@@ -89,15 +89,14 @@ def _source_of(name: str, format_: Format | None) -> Source:
         return Source("stdin", None, format_ or "jsonl", file=None)
     path = Path(name)
     try:
-        told = path.stat()
-        if stat.S_ISDIR(told.st_mode):
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
             raise RevosInputError(f"{name} is a directory: name its files")
-        is_regular = stat.S_ISREG(told.st_mode)
-        if is_regular:
+        if stat.S_ISREG(mode):
             path.open("rb").close()
     except (OSError, ValueError) as error:
         raise RevosInputError(_unreadable(name, error)) from None
-    file = (told.st_dev, told.st_ino) if is_regular else None
+    file = os.path.realpath(path) if stat.S_ISREG(mode) else None
     return Source(name, path, format_ or format_of(name), file)
 
 

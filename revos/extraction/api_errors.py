@@ -75,7 +75,8 @@ def _unexpected(error: Exception, tokens: Collection[AccessToken]) -> RevosError
     if isinstance(error, ValueError) and error.args and isinstance(error.args[0], dict):
         return _error_in_answer(error.args[0], tokens)
     what = type(error).__name__
-    if isinstance(error, json.JSONDecodeError):  # Some say in a stream in bare words why it ends.
+    # Some say in a stream in bare words why it ends; what is half of JSON may be of the answer.
+    if isinstance(error, json.JSONDecodeError) and not error.doc.lstrip().startswith(("{", "[")):
         what = redact(error.doc, secrets_of(error, tokens)) or what
     return RevosAPIError(
         f"the gateway's answer is no chat completion ({what}): check REVOS_BASE_URL"

@@ -53,7 +53,9 @@ class Arriving:
         called = ""
         for part in parts:
             call = self._call_of(part)
-            call.name = call.name or part.get("name") or ""  # Some say it in each part.
+            name = part.get("name") or ""
+            if name != call.name:  # Some say it in each part, and some in pieces.
+                call.name += name
             call.arguments += part.get("args") or ""
             if call is self._shown():
                 called += part.get("args") or ""
@@ -64,7 +66,8 @@ class Arriving:
         for call in reversed(self._calls):
             if id_ is not None and call.id not in (None, id_):
                 continue
-            begins_one = index is None and id_ is None and part.get("name")
+            is_known = id_ is not None and call.id is not None
+            begins_one = index is None and not is_known and part.get("name")
             if call.index == index and not begins_one:
                 return call
         call = _Call(index, id_)
@@ -93,5 +96,5 @@ class Arriving:
             additional_kwargs={"refusal": "".join(self._refusals)},
             invalid_tool_calls=calls,
             usage_metadata=self._usage,
-            response_metadata={"finish_reason": UNFINISHED, **self._ended},
+            response_metadata={**self._ended, UNFINISHED: not self._ended.get("finish_reason")},
         )

@@ -20,7 +20,7 @@ from revos.errors import (
     RevosValidationError,
 )
 from revos.extraction.answers import UNFINISHED, Completion, Extraction, Usage
-from revos.extraction.json_text import json_values
+from revos.extraction.json_text import is_cut_off, json_values
 from revos.extraction.pacing import Pace
 from revos.extraction.strategies import (
     THIS_SCHEMA,
@@ -126,14 +126,15 @@ class Asking:
             return self._first_that_fits(completion.answer)
         except RevosValidationError as error:
             error.raw, error.target = completion.answer, self.target.type
-            has_end = completion.finish_reason != UNFINISHED or error.reason == "refusal"
-            if not has_end and not any(json_values(completion.answer or "")):
-                raise RevosAPIError(
-                    "the gateway broke its answer off: it ended in the middle of a value, and "
-                    "without a finish_reason",
-                    temporary=True,
-                ) from error
-            raise
+            if completion.finish_reason != UNFINISHED or error.reason == "refusal":
+                raise
+            if completion.answer and not is_cut_off(completion.answer):
+                raise
+            where = "in the middle of a value" if completion.answer else "before there was one"
+            raise RevosAPIError(
+                f"the gateway broke its answer off, {where} and without a finish_reason",
+                temporary=True,
+            ) from error
 
     def _read_calls(self, calls: tuple[str, ...]) -> Any:
         """Of several calls of the tool nothing may be lost: the items of a list stand together,

@@ -11,7 +11,7 @@ from revos.errors import Problem
 from revos.extraction.hints import NoSchemaError
 from revos.extraction.references import followed
 
-__all__ = ["checked"]
+__all__ = ["as_text", "checked"]
 
 _SAYING = frozenset(
     {"type", "properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const", "items"}
@@ -36,7 +36,7 @@ def checked(schema: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[Any], 
             "which has 'type' or 'properties'"
         )
     try:
-        own: dict[str, Any] = json.loads(json.dumps(schema, default=_as_dict))
+        own: dict[str, Any] = json.loads(as_text(schema))
     except (TypeError, ValueError, RecursionError) as error:
         raise NoSchemaError(f"a JSON schema must be JSON: {error}") from error
     kind = jsonschema.validators.validator_for(own, default=jsonschema.Draft202012Validator)
@@ -60,6 +60,13 @@ def checked(schema: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[Any], 
         return [Problem(".".join(map(str, one.absolute_path)), one.message) for one in errors]
 
     return own, problems
+
+
+def as_text(schema: Mapping[str, Any]) -> str:
+    """:raises TypeError: a part of it is not JSON
+    :raises ValueError: it has itself as a part
+    """
+    return json.dumps(schema, default=_as_dict)
 
 
 def _as_dict(inner: Any) -> dict[str, Any]:

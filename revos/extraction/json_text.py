@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-__all__ = ["json_values", "known_so_far"]
+__all__ = ["is_cut_off", "json_values", "known_so_far"]
 
 _THINKING = r"(?:think(?:ing)?|thoughts?|reasoning|reflection)"
 _THOUGHTS = re.compile(
@@ -59,6 +59,24 @@ def json_values(text: str) -> Iterator[str]:
             yield value
         if found:
             return
+
+
+def is_cut_off(text: str) -> bool:
+    """Whether a value that was begun in the text has no end.
+
+    >>> is_cut_off('See [1]: {"name": "Ad'), is_cut_off('See [1]: {"name": Ada}')
+    (True, False)
+    """
+    decoder = json.JSONDecoder()
+    past: int | None = 0
+    for _ in range(MOST_STARTS):
+        start = None if past is None else _START.search(text, past)
+        if start is None:
+            break
+        past = _end_of_value(decoder, text, start.start())
+        if past is None:
+            past = _end_of_brackets(text, start.start())
+    return past is None
 
 
 def _said_in(decoder: json.JSONDecoder, text: str) -> list[str]:

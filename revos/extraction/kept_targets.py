@@ -25,6 +25,11 @@ class _Wanted:
     type: Any = field(eq=False)
 
 
+@frozen
+class _Schema:
+    text: str
+
+
 class KeptTargets:
     """By type; a JSON schema by what stands in it now, and another target without a hash, as
     `Annotated[int, {}]`, by the object that it is.
@@ -44,15 +49,19 @@ class KeptTargets:
 def _build(wanted: _Wanted) -> Target:
     from revos.extraction.targets import target_of
 
+    if isinstance(wanted.key, _Schema):  # A copy: the caller may go on with the other.
+        return target_of(json.loads(wanted.key.text))
     return target_of(wanted.type)
 
 
 def _key_of(type_: Any) -> Hashable:
     if isinstance(type_, Mapping):
+        from revos.extraction.json_schemas import as_text
+
         with suppress(TypeError, ValueError, RecursionError):  # As it can't be, it is told later.
-            return Mapping, json.dumps(type_, default=dict)
+            return _Schema(as_text(type_))
     try:
-        hash(type_)
-    except TypeError:
+        # In its spelling, too: `A | B` equals `B | A`, and the first that fits is the answer.
+        return hash(type_), repr(type_), type_
+    except Exception:  # noqa: BLE001 - of whatever it is; that it is no type is told later
         return id(type_)
-    return type(type_), type_

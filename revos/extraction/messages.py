@@ -29,7 +29,6 @@ _FINISH_REASONS = {
     "model_length": "length",
     "content_filter": "content_filter",
     "safety": "content_filter",
-    UNFINISHED: UNFINISHED,
 }
 
 
@@ -55,7 +54,9 @@ def completion_of(
     return Completion(
         answer=answer,
         calls=calls,
-        finish_reason=_FINISH_REASONS.get(str(said.get("finish_reason")).lower()),
+        finish_reason=UNFINISHED
+        if said.get(UNFINISHED)
+        else _FINISH_REASONS.get(str(said.get("finish_reason")).lower()),
         refusal=redact(str(refusal), ()) if refusal else None,
         usage=Usage(costs["input_tokens"], costs["output_tokens"], costs["total_tokens"])
         if costs
@@ -111,7 +112,7 @@ def unencoded(arguments: object) -> str:
     """
     while isinstance(arguments, str):
         try:
-            inner = json.loads(arguments)
+            inner = json.loads(arguments, strict=False)
         except (ValueError, RecursionError):
             return arguments
         if not isinstance(inner, str):
@@ -134,7 +135,7 @@ def counted(usage: Any) -> dict[str, Any] | None:
         for key, given in usage.items()
         if (inner := given if isinstance(given, Mapping) else getattr(given, "__dict__", None))
     }
-    return {**details, **counts}
+    return {**details, **{name: count for name, count in counts.items() if count is not None}}
 
 
 def _whole(count: object) -> int | None:
@@ -145,7 +146,8 @@ def _whole(count: object) -> int | None:
 
 def refusal_part(message: AIMessage) -> str | None:
     parts = [part for part in message.content if isinstance(part, dict)]
-    return next((part["refusal"] for part in parts if "refusal" in part), None)
+    said = (part.get("refusal") for part in parts if part.get("type") == "refusal")
+    return next(filter(None, said), None)
 
 
 def as_json(value: object) -> str:

@@ -95,6 +95,12 @@ def test_a_file_that_is_named_twice_is_told(directory, again, also):
         inputs("a.txt", again)
 
 
+def test_hard_links_are_files_of_their_own(directory):
+    (directory / "a.txt").write_text("a")
+    (directory / "b.txt").hardlink_to(directory / "a.txt")
+    assert inputs("a.txt", "b.txt").survey().total == 2
+
+
 def test_the_first_line_that_is_no_document_is_named(directory):
     (directory / "a.jsonl").write_text('"a"\n' * 6 + "{\n" * 2)
     with pytest.raises(RevosInputError, match=r"^a.jsonl:7: not JSON"):

@@ -192,7 +192,13 @@ FOR_GOOD = {
     "a refusal": ("stop", {"refusal": "I won't."}, "refusal"),
     "a part that refuses": (
         "stop",
-        {"content": [{"type": "text", "text": "No."}, {"type": "refusal", "refusal": "I won't."}]},
+        {
+            "content": [
+                {"type": "text", "text": "No.", "refusal": None},
+                {"type": "refusal", "refusal": None},
+                {"type": "refusal", "refusal": "I won't."},
+            ]
+        },
         "refusal",
     ),
     "OpenAI's length": ("length", {"content": SAID[:9]}, "length"),
@@ -288,6 +294,9 @@ ELSEWHERE = {
     "parts": {"content": [{"type": "text", "text": SAID[:9]}, {"type": "text", "text": SAID[9:]}]},
     "a part after thoughts": {
         "content": [{"type": "thinking", "thinking": "{}"}, {"type": "text", "text": SAID}]
+    },
+    "a part beside one that only speaks of a refusal": {
+        "content": [{"type": "reasoning", "refusal": "no"}, {"type": "text", "text": SAID}]
     },
     "a call": {"tool_calls": [called(SAID)]},
     "a call of another tool": {"tool_calls": [called(SAID, "another")]},

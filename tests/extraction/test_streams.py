@@ -161,6 +161,12 @@ DOES_NOT_FIT = {
     ),
     "empty": (streamed(chunk({}, "stop")), "invalid", "no answer"),
     "whole, without a reason": (streamed(chunk({"content": '{"name": 7}'})), "invalid", "name"),
+    "prose, without a reason": (streamed(chunk({"content": "Sorry {."})), "invalid", "no JSON"),
+    "in mid-value, with a reason of the gateway's": (
+        streamed(BEGUN, chunk({}, "unfinished")),
+        "invalid",
+        "no JSON",
+    ),
 }
 
 
@@ -193,8 +199,16 @@ BROKEN = {
         "out of memory",
     ),
     "nothing": (streamed(), "no chat completion"),
-    "the end in mid-value": (streamed(BEGUN), "broke its answer off"),
-    "the end before a value": (streamed(chunk({"content": ""})), "broke its answer off"),
+    "half of a chunk": (
+        Answer(headers={"content-type": "text/event-stream"}, body=b'data: {"choices": [\n\n'),
+        r"no chat completion \(JSONDecodeError\)",
+    ),
+    "the end in mid-value": (streamed(BEGUN), "in the middle of a value"),
+    "the end in mid-value, after another": (
+        streamed(chunk({"content": 'See [1]: {"name": "Fi'})),
+        "in the middle of a value",
+    ),
+    "the end before a value": (streamed(chunk({"content": ""})), "before there was one"),
 }
 
 
@@ -491,6 +505,9 @@ IN_OTHER_WAYS = {
     "named in each part": [call(None, SAID[:9], **BEGIN), call(None, SAID[9:], **BEGIN)],
     "with an id that is empty from then on": [call(0, SAID[:9], **BEGIN), call(0, SAID[9:], id="")],
     "encoded twice": [call(0, json.dumps(SAID)[:9], **BEGIN), call(0, json.dumps(SAID)[9:])],
+    "encoded twice, with line breaks": [
+        call(0, json.dumps(SAID.replace("{", "{\n")).replace("\\n", "\n"), **BEGIN)
+    ],
     "not encoded": [call(0, json.loads(SAID), **BEGIN)],
     "beside one of another tool": [
         call(0, '{"q": [', **BEGIN | {"name": "search"}),
@@ -572,6 +589,19 @@ OF_TWO_CALLS = {
         call(None, ONE[20:]),
         call(None, OTHER, name="Fruit"),
     ],
+    "without an index, and an id from the second on": [
+        call(None, ONE, name="Fruit"),
+        call(None, OTHER, **SECOND),
+    ],
+    "without an index, and an id of the first alone": [
+        call(None, ONE, **BEGIN),
+        call(None, OTHER, name="Fruit"),
+    ],
+    "without an index, and one id for the parts of each": [
+        call(None, ONE[:20], **BEGIN),
+        call(None, ONE[20:], **BEGIN),
+        call(None, OTHER, **SECOND),
+    ],
     "named in each part": [
         call(0, ONE[:20], name="Fruit"),
         call(0, ONE[20:], name="Fruit"),
@@ -582,6 +612,12 @@ OF_TWO_CALLS = {
         call(1, ONE[:20], name="list_Fruit"),
         call(0, PLUM[20:]),
         call(1, ONE[20:]),
+        call(2, OTHER, name="list_Fruit"),
+    ],
+    "named in pieces, beside one of another tool": [
+        call(0, PLUM, name="search"),
+        call(1, name="list_"),
+        call(1, ONE, name="Fruit"),
         call(2, OTHER, name="list_Fruit"),
     ],
 }
@@ -665,7 +701,10 @@ async def test_of_costs_that_are_told_in_each_part_the_last_counts(ex, revos_gat
         {"usage": {"prompt_tokens": 1, "completion_tokens": count, "total_tokens": 1 + count}}
         for count in (1, 5)
     ]
-    revos_gateway.chat_script.append(streamed(chunk({"content": SAID}) | first, ENDED | last))
+    nothing = [ENDED | {"usage": {"prompt_tokens": None}}, ENDED | {"usage": {"cost": "0.1"}}]
+    revos_gateway.chat_script.append(
+        streamed(chunk({"content": SAID}) | first, ENDED | last, *nothing)
+    )
 
     async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
         await all_of(parts)

@@ -105,6 +105,16 @@ async def test_a_target_without_a_schema_costs_no_request(gpt4, revos_gateway):
     assert revos_gateway.api_requests == 0
 
 
+@attrs.define
+class Left:
+    size: int
+
+
+@attrs.define
+class Right:
+    size: int
+
+
 LOOSE = Annotated[int, {"no": "hash"}]
 
 
@@ -126,6 +136,26 @@ async def test_a_json_schema_that_was_changed_is_another_target(gpt4, revos_gate
     schema["required"] = ["age"]
 
     assert await gpt4.extract(schema, PROMPT, text="Ada, 36") == {"age": 36}
+    revos_gateway.chat_script.extend(["{}"] * 2)
+    with pytest.raises(RevosValidationError) as caught:
+        await gpt4.extract(json.loads(json.dumps(SCHEMA)), PROMPT, text="x")
+    assert caught.value.target == SCHEMA
+
+
+@pytest.mark.parametrize("properties", [frozenset(), b"", {"name": {1, 2}}])
+async def test_what_is_no_json_schema_is_none_after_one_that_looks_like_it_too(gpt4, properties):
+    schema = {"type": "object", "properties": {}}
+    gpt4._bound.runtime.target_of(schema)
+
+    for _ in range(2):
+        with pytest.raises(RevosInputError):
+            await gpt4.extract(schema | {"properties": properties}, PROMPT, text="x")
+
+
+async def test_the_order_of_a_union_is_kept(gpt4, revos_gateway):
+    for target, value in ((Left | Right, Left(1)), (Right | Left, Right(1))):
+        revos_gateway.chat_script.append('{"value": {"size": 1}}')
+        assert await gpt4.extract(target, PROMPT, text="x") == value
 
 
 async def test_targets_that_are_made_anew_for_each_call_are_not_kept_for_ever(gpt4):

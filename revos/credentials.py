@@ -97,9 +97,9 @@ def credential_sources(config: GatewayConfig) -> Mapping[Way, CredentialSource]:
             secret=None if signs else secret,
             secret_file=None if signs else secret_file,
             key_file=config.private_key_file if signs else None,
-            key_id=config.private_key_id if signs else None,
+            key_id=config.private_key_id,
             algorithm=config.assertion_algorithm,
-            assertion_audience=config.assertion_audience if signs else None,
+            assertion_audience=config.assertion_audience,
         )
 
     primary = source(

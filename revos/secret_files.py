@@ -43,7 +43,7 @@ def read_secret_file(path: str) -> tuple[str, os.stat_result]:
                 f"the file {path!r} is a {kind}: it is read again for every token request, so it "
                 "must be a regular file"
             )
-        with open(descriptor, encoding="utf-8", closefd=False) as file:
+        with open(descriptor, encoding="utf-8", newline="", closefd=False) as file:
             return file.read(), found
     finally:
         os.close(descriptor)

@@ -6,7 +6,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from support import ScriptedEndpoint, config, manager
+from support import TOKEN_URL, ScriptedEndpoint, config, manager
 
 from revos import RevosConfigurationError
 from revos.credentials import credential_sources
@@ -28,6 +28,7 @@ def secret_in(path):
         (b"s3cret\n", "s3cret"),
         (b"s3cret\r\n", "s3cret"),
         (b" s3cret \n\n", " s3cret \n"),
+        (b"s3\rcr\r\net\r", "s3\rcr\r\net\r"),
         ("gehéim\n".encode(), "gehéim"),
     ],
 )
@@ -96,7 +97,22 @@ def test_a_way_with_a_secret_does_not_read_the_key():
     assert ways(**settings)[Way.PRIMARY].read(set()).secret == "s3cret"
 
 
-async def test_each_attempt_signs_an_assertion_with_an_id_of_its_own(tmp_path):
+def test_a_fallback_that_signs_needs_a_key_and_no_secret():
+    signing = {"fallback_auth_method": "private_key_jwt"}
+
+    assert set(ways(**signing)) == {Way.PRIMARY}
+    assert set(ways(**signing, private_key_file="key.pem")) == {Way.PRIMARY, Way.FALLBACK}
+
+
+NAMED = {"private_key_id": "key-7", "assertion_audience": "https://audience.example/"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({}, (None, TOKEN_URL)), (NAMED, ("key-7", "https://audience.example/"))],
+    ids=["by default", "named"],
+)
+async def test_each_attempt_signs_an_assertion_with_an_id_of_its_own(tmp_path, settings, told):
     key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     )
@@ -109,15 +125,15 @@ async def test_each_attempt_signs_an_assertion_with_an_id_of_its_own(tmp_path):
         auth_method="private_key_jwt",
         private_key_file=str(path),
         assertion_algorithm="ES256",
+        **settings,
     ) as tm:
         for _ in range(3):
             await tm.get_token(force_refresh=True)
 
-    ids = {
-        jwt.decode(
-            parse_qs(request.content.decode())["client_assertion"][0],
-            options={"verify_signature": False},
-        )["jti"]
-        for request in endpoint.requests
-    }
-    assert len(ids) == endpoint.count >= 3
+    assertions = [
+        parse_qs(request.content.decode())["client_assertion"][0] for request in endpoint.requests
+    ]
+    claims = [jwt.decode(one, options={"verify_signature": False}) for one in assertions]
+    assert len({one["jti"] for one in claims}) == endpoint.count >= 3
+    kids = {jwt.get_unverified_header(one).get("kid") for one in assertions}
+    assert (kids, {one["aud"] for one in claims}) == ({told[0]}, {told[1]})

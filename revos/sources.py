@@ -79,7 +79,7 @@ class Names:
         if not variable.startswith(prefix):
             return None
         rest = variable.removeprefix(prefix)
-        for last in sorted(fields_dict(ModelConfig), key=len, reverse=True):
+        for last in fields_dict(ModelConfig):  # None ends in another.
             name = rest.removesuffix(f"_{last.upper()}")
             if name not in {rest, ""}:
                 return name, last

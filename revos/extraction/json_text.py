@@ -67,16 +67,7 @@ def is_cut_off(text: str) -> bool:
     >>> is_cut_off('See [1]: {"name": "Ad'), is_cut_off('See [1]: {"name": Ada}')
     (True, False)
     """
-    decoder = json.JSONDecoder()
-    past: int | None = 0
-    for _ in range(MOST_STARTS):
-        start = None if past is None else _START.search(text, past)
-        if start is None:
-            break
-        past = _end_of_value(decoder, text, start.start())
-        if past is None:
-            past = _end_of_brackets(text, start.start())
-    return past is None
+    return not all(has_end for _, has_end in _begun_in(json.JSONDecoder(), text))
 
 
 def _said_in(decoder: json.JSONDecoder, text: str) -> list[str]:
@@ -109,16 +100,23 @@ def _values_in(decoder: json.JSONDecoder, text: str) -> Iterator[str]:
         fenced = _bare(match[1])
         if fenced and _end_of_value(decoder, fenced, 0) == len(fenced):
             yield fenced
+    for value, _ in _begun_in(decoder, text):
+        if value is not None:
+            yield value
+
+
+def _begun_in(decoder: json.JSONDecoder, text: str) -> Iterator[tuple[str | None, bool]]:
+    """Of all that begins like a value: the value, None where it is none, and whether it has an
+    end; it is the last where it has none.
+    """
     past: int | None = 0
     for _ in range(MOST_STARTS):
         start = None if past is None else _START.search(text, past)
         if start is None:
             return
-        past = _end_of_value(decoder, text, start.start())
-        if past is not None:
-            yield text[start.start() : past]
-        else:
-            past = _end_of_brackets(text, start.start())
+        end = _end_of_value(decoder, text, start.start())
+        past = _end_of_brackets(text, start.start()) if end is None else end
+        yield (None if end is None else text[start.start() : end]), past is not None
 
 
 def _bare(text: str) -> str:

@@ -319,7 +319,7 @@ def transport_failure(request: TokenRequest, client_id: str, error: Exception) -
         outcome, check = "no answer", "token_url, network, proxy and, for TLS, ca_file"
     endpoint, who = _names(request.url, client_id, request.secrets)
     cause = link = strip(error, request.secrets)
-    while not (said := str(link)):
+    while not (said := redact(str(link), request.secrets)):  # A type may write what it likes.
         follows = link.__cause__ or link.__context__
         if follows is None:
             break

@@ -1015,6 +1015,18 @@ def test_a_timeout_says_so(error):
     )
 
 
+class OddError(httpx.ConnectError):
+    def __str__(self):
+        return f"no\n route for {SECRET} " * 99
+
+
+def test_a_transport_error_of_any_type_is_told_in_one_short_line():
+    reason = transport_failure(request(), "app", OddError("")).reason
+
+    assert "no answer (OddError: no route for *** no route for *** " in reason
+    assert len(reason) < 700
+
+
 def test_an_error_without_a_text_says_what_stands_behind_it():
     error, between = httpx.ConnectError(""), OSError()
     error.__cause__ = between

@@ -147,6 +147,12 @@ class Gateway(ServerProcess):
         """How many requests were judged so."""
         return len(self.events(event="judged", verdict=verdict))
 
+    def accepted(self, client: Client) -> int:
+        """How many requests with tokens of this client were accepted: those that another test has
+        left may be judged late.
+        """
+        return len(self.events(event="judged", verdict="accepted", client=client.id))
+
 
 def config(
     oidc: AuthorizationServer,

@@ -69,7 +69,7 @@ async def test_text_becomes_a_typed_object(oidc, gateway):
 
     assert persons == [ADA] * 3
     assert oidc.granted(client) == 1
-    assert gateway.judged("accepted") == 3
+    assert gateway.accepted(client) == 3
 
 
 async def test_a_token_for_this_resource_is_taken(oidc, gateway):
@@ -112,7 +112,8 @@ async def test_the_models_of_the_gateway_are_listed(oidc, gateway):
 
 
 async def test_an_unknown_model_is_told_with_those_that_there_are(oidc, gateway):
-    settings = config(oidc, oidc.register(), gateway)
+    client = oidc.register()
+    settings = config(oidc, client, gateway)
     models = {"gpt-4": ModelConfig(model="gpt-5000")}
 
     async with (
@@ -126,7 +127,7 @@ async def test_an_unknown_model_is_told_with_those_that_there_are(oidc, gateway)
 
     assert caught.value.status_code == 400
     assert sorted(caught.value.available_models) == sorted(MODELS)
-    assert gateway.judged("accepted") == 2
+    assert gateway.accepted(client) == 2
 
 
 # Strategies.
@@ -143,14 +144,16 @@ async def test_an_unknown_model_is_told_with_those_that_there_are(oidc, gateway)
     ],
 )
 async def test_a_strategy_that_the_gateway_takes_gives_the_object(oidc, gateway, model, strategy):
+    client = oidc.register()
+
     async with (
-        TokenManager(config(oidc, oidc.register(), gateway)) as tm,
+        TokenManager(config(oidc, client, gateway)) as tm,
         tm.extractor(model, strategy=strategy) as extractor,
     ):
         person = await extract(extractor)
 
     assert person == ADA
-    assert gateway.judged("accepted") == 1
+    assert gateway.accepted(client) == 1
 
 
 @pytest.mark.parametrize(
@@ -170,14 +173,16 @@ async def test_a_strategy_that_the_gateway_refuses_is_told(oidc, gateway, model,
 
 
 async def test_a_refused_strategy_is_stepped_down_from_once(oidc, gateway):
+    client = oidc.register()
+
     async with (
-        TokenManager(config(oidc, oidc.register(), gateway)) as tm,
+        TokenManager(config(oidc, client, gateway)) as tm,
         tm.extractor("tools-only") as extractor,
     ):
         persons = [await extract(extractor) for _ in range(3)]
 
     assert persons == [ADA] * 3
-    assert gateway.judged("accepted") == 4
+    assert gateway.accepted(client) == 4
 
 
 @pytest.mark.parametrize(
@@ -192,8 +197,10 @@ async def test_a_refused_strategy_is_stepped_down_from_once(oidc, gateway):
 async def test_auto_finds_what_the_gateway_takes_and_tells_it(
     oidc, gateway, model, strategy, requests
 ):
+    client = oidc.register()
+
     async with (
-        TokenManager(config(oidc, oidc.register(), gateway)) as tm,
+        TokenManager(config(oidc, client, gateway)) as tm,
         tm.extractor(model) as extractor,
     ):
         results = [await extractor.extract_result(Person, PROMPT, text=TEXT) for _ in range(2)]
@@ -202,18 +209,20 @@ async def test_auto_finds_what_the_gateway_takes_and_tells_it(
         (ADA, strategy, 1)
     ] * 2
     assert all(result.usage.total_tokens > 0 for result in results)
-    assert gateway.judged("accepted") == requests
+    assert gateway.accepted(client) == requests
 
 
 async def test_an_answer_that_does_not_fit_is_sent_back_as_often_as_was_said(oidc, gateway):
+    client = oidc.register()
+
     async with (
-        TokenManager(config(oidc, oidc.register(), gateway)) as tm,
+        TokenManager(config(oidc, client, gateway)) as tm,
         tm.extractor("talkative", repairs=2) as extractor,
     ):
         with pytest.raises(RevosValidationError, match="no JSON"):
             await extract(extractor)
 
-    assert gateway.judged("accepted") == 3
+    assert gateway.accepted(client) == 3
 
 
 # What the gateway refuses.
@@ -242,7 +251,7 @@ async def test_what_passes_by_itself_is_tried_again_by_one_layer(oidc, gateway, 
             await extract(extractor)
 
     assert (caught.value.status_code, caught.value.temporary) == (status, True)
-    assert gateway.judged("accepted") == 2
+    assert gateway.accepted(client) == 2
     assert oidc.granted(client) == 1
 
 
@@ -257,7 +266,7 @@ async def test_a_token_that_is_refused_for_good_costs_few_token_requests(oidc, g
 
     assert caught.value.status_code == 401
     assert oidc.granted(client) <= 5
-    assert gateway.judged("accepted") == 0
+    assert gateway.accepted(client) == 0
 
 
 async def test_a_scope_that_does_not_reach_costs_no_refresh(oidc, gateway):
@@ -327,7 +336,7 @@ async def test_a_revoked_token_is_replaced_at_the_cost_of_one_request(oidc, gate
     assert len(oidc.events(event="revoked")) == 2
     assert oidc.granted(client) == 3
     assert gateway.judged("inactive") >= 2
-    assert gateway.judged("accepted") == 21
+    assert gateway.accepted(client) == 21
 
 
 async def test_any_http_client_gets_over_a_revocation(oidc, gateway):
@@ -342,7 +351,7 @@ async def test_any_http_client_gets_over_a_revocation(oidc, gateway):
 
     assert response.status_code == 200
     assert oidc.granted(client) == 2
-    assert (gateway.judged("inactive"), gateway.judged("accepted")) == (1, 1)
+    assert (gateway.judged("inactive"), gateway.accepted(client)) == (1, 1)
 
 
 # A restart in mid-job.

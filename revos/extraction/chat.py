@@ -98,7 +98,7 @@ def _words_in_place_of_a_chunk(data: object) -> str | None:
     if not isinstance(data, Mapping):
         return str(data)
     told = data.get("message") or data.get("detail")
-    return None if data.get("choices") or not told else told if isinstance(told, str) else str(told)
+    return None if data.get("choices") or not told else str(told)
 
 
 class _SyncClient(_WithAuth, openai.OpenAI):
@@ -138,12 +138,12 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
                 message.role = "assistant"
             if isinstance(getattr(message, "content", None), dict):
                 message.content = as_json(message.content)
-            calls = [
+            calls: list[Any] = [
                 getattr(call, "function", None)
                 for call in getattr(message, "tool_calls", None) or ()
             ]
             for call in (*calls, getattr(message, "function_call", None)):
-                if call is None or getattr(call, "arguments", None) is None:
+                if getattr(call, "arguments", None) is None:
                     continue
                 call.arguments = _as_object(unencoded(call.arguments))
         return super()._create_chat_result(response, generation_info)

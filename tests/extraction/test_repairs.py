@@ -308,6 +308,7 @@ ELSEWHERE = {
     "a fence in a call": {"tool_calls": [called(f"```json\n{SAID}\n```")]},
     "a call and prose": {"tool_calls": [called(SAID)], "content": "I call the tool."},
     "an empty call and text": {"tool_calls": [called("{}")], "content": SAID},
+    "a call whose arguments are null, and text": {"tool_calls": [called(None)], "content": SAID},
     "a call without arguments, as it was before tools, and text": {
         "function_call": {"name": "Person"},
         "content": SAID,

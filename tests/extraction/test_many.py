@@ -230,6 +230,19 @@ async def test_a_consumer_that_takes_nothing_holds_up_no_more_than_the_room(
         assert (source.pulled, results.progress.done) == (most, most)
 
 
+async def test_taking_what_is_there_is_a_checkpoint_that_loses_nothing(ex):
+    async with ex.extract_many(Said, PROMPT, ["a"]) as results:
+        await settle()
+        assert results.progress.done == 1
+
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await anext(results)
+            pytest.fail("no checkpoint")
+
+        assert texts_of([await anext(results)]) == ["a"]
+
+
 async def test_order_is_kept_with_bounded_memory_however_slow_the_first_is(ex, model):
     source, first_may_end = Source(30), anyio.Event()
 

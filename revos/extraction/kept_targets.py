@@ -61,7 +61,8 @@ def _key_of(type_: Any) -> Hashable:
         with suppress(TypeError, ValueError, RecursionError):  # As it can't be, it is told later.
             return _Schema(as_text(type_))
     try:
+        hash(type_)
         # In its spelling, too: `A | B` equals `B | A`, and the first that fits is the answer.
-        return hash(type_), repr(type_), type_
+        return repr(type_), type_
     except Exception:  # noqa: BLE001 - of whatever it is; that it is no type is told later
         return id(type_)

@@ -1,0 +1,164 @@
+"""What can be taken out of a module is, each thing once, and the rest still stands."""
+
+import ast
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from removals import removals
+
+TESTS = Path(__file__).parent
+
+
+def taken(text):
+    return [removal.words for removal in removals(textwrap.dedent(text))]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("call()", ["without: call()"]),
+        ("await call()", ["without: await call()"]),
+        ("yield", []),
+        ("return 1", ["without: return 1"]),
+        ("raise Error", ["without: raise Error"]),
+        (
+            "raise Error from cause",
+            ["without from: raise Error from cause", "without: raise Error from cause"],
+        ),
+        ("x.y = 1", ["without: x.y = 1"]),
+        ("x.y: int = 1", ["without: x.y: int = 1"]),
+        ("x += 1", ["without: x += 1"]),
+        ("argument = 1", ["without: argument = 1"]),
+        ("only = 1", []),
+        ("a = redact(b)", ["without: redact(b)"]),
+        ("with lock: only = 1", ["without: lock"]),
+        ("async with lock: only = 1", ["without: lock"]),
+        ("with lock as held: only = 1", []),
+        ("a = b if c else d", ["never: c", "always: c"]),
+        ("while True: only = 1", []),
+        ("while a: only = 1", ["never: a"]),
+        ("only = [b for b in c if b]", ["always: b"]),
+        (
+            "only = a and b and c",
+            [f"without {one}: a and b and c" for one in "abc"],
+        ),
+        ("only = call(a, b=1)", ["without: , b=1"]),
+        ("only = call(b=1, c=2)", ["without: b=1,", "without: , c=2"]),
+        ("only = call(**b)", []),
+    ],
+)
+def test_each_thing_is_taken_out(body, words):
+    assert taken(f"async def f(argument):\n    {body}") == words
+
+
+def test_nothing_is_caught_any_more():
+    text = """
+        def f():
+            try:
+                only = 1
+            except (A, B):
+                other = 2
+            finally:
+                a()
+                b()
+    """
+
+    assert taken(text) == [
+        "not caught: (A, B)",
+        "not caught: A",
+        "not caught: B",
+        "no finally: a() b()",
+        "without: a()",
+        "without: b()",
+    ]
+
+
+def test_a_condition_still_gives_the_name_that_is_wanted_behind_it():
+    text = "def f():\n    if (a := g()) and h():\n        print(a)"
+
+    ways = [removal.text.splitlines()[1].strip() for removal in removals(text)]
+
+    assert "if [(a := g()) and h()] and False:" in ways
+    assert "if [(a := g()) and h()]:" in ways
+    assert "if ((a := g())):" in ways
+    assert "if (h()):" not in ways
+
+
+def test_what_hides_or_checks_a_field_is_taken_out_and_what_else_a_class_says_is_not():
+    text = '''
+        """Of the module."""
+        NAME = call(a=1)
+
+        @frozen(eq=False)
+        class C:
+            """Of the class."""
+
+            secret: str = field(default="", repr=False)
+
+            def f(self):
+                """Of the function."""
+    '''
+
+    assert taken(text) == ["without: , repr=False"]
+
+
+def test_lines_go_from_the_nearest_to_the_statements_around_it():
+    text = "def f():\n    if a:\n        call(\n            1,\n            b=2,\n        )\n"
+
+    lines = {removal.words: removal.lines for removal in removals(text)}
+
+    assert lines["without: b=2,"] == (5, 3, 2, 1)
+
+
+@pytest.mark.parametrize("module", ["policy.py", "extraction/asking.py", "extraction/members.py"])
+def test_each_removal_is_another_text_that_python_reads(module):
+    text = (TESTS.parent / "revos" / module).read_text(encoding="utf-8")
+
+    texts = [removal.text for removal in removals(text)]
+
+    assert len(texts) > 100
+    assert len({text, *texts}) == 1 + len(texts)
+    for changed in texts:
+        ast.parse(changed)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_what_a_test_misses_and_what_none_does_are_told_apart(tmp_path):
+    script = """
+        import sys
+        from pathlib import Path
+        from removals import Removal
+        from removing import Lane, Passing, Trial
+
+        module = "revos/process.py"
+        test = sys.argv[2]
+        whole = Path(module).read_text()
+        lane = Lane(Path(sys.argv[1]), Passing({test: 0.1}, {module: {1: {test}}}))
+        for text in (
+            whole,
+            whole.replace("page[0] = 1", "pass"),
+            whole.replace("page.close()", "pass"),
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            whole,
+        ):
+            print(lane.verdict(Trial(module, Removal((1,), "something", text))))
+    """
+
+    test = "tests/test_process.py::test_asking_costs_no_system_call"
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path), test],
+        cwd=TESTS.parent,
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+    words = [line.split()[0] for line in done.stdout.splitlines()]
+    assert words == ["left", "missed", "left", "hung", "left"], done
+    assert test in done.stdout.splitlines()[1]

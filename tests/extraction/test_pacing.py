@@ -634,3 +634,22 @@ async def test_what_asks_within_a_request_has_a_turn_of_its_own(clock):
                 pytest.fail("a third")
 
     assert waiting.cancelled_caught
+
+
+async def test_successes_let_no_more_in_than_can_ask_so_that_a_pause_holds_the_others(clock):
+    pace = Pace(2, clock)
+    askers = Askers(pace)
+    for _ in range(5):
+        pace.succeeded()
+
+    async with anyio.create_task_group() as tasks:
+        for name in "abcd":
+            tasks.start_soon(askers.ask, name)
+        await settle()
+        pace.hold(30, 0.5)
+        askers.gate.set()
+        await settle()
+        assert len(askers.asking) == 2
+        await clock.advance(30)
+
+    assert sorted(askers.asking) == list("abcd")

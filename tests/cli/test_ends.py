@@ -14,6 +14,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and ter
 
 COUNT = 60
 AT_ONCE = 4
+# What was asked for nothing: those under way, and the one that is being written.
+MOST_LOST = AT_ONCE + 1
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def test_a_killed_run_is_gone_on_with_and_nothing_is_done_twice(start, extract, 
     assert told.code == 0
     assert ids_in(files) == list(range(COUNT))
     assert f"{COUNT - done} done (and {done} before), 0 failed" in told.err
-    assert len(slow.chat_log) <= COUNT + AT_ONCE
+    assert len(slow.chat_log) <= COUNT + MOST_LOST
 
 
 def test_ctrl_c_ends_it_at_once_and_it_says_how_to_go_on(backend, start, revos, files, slow):
@@ -73,7 +75,7 @@ def test_ctrl_c_ends_it_at_once_and_it_says_how_to_go_on(backend, start, revos, 
 
     assert told.code == 0
     assert ids_in(files) == list(range(COUNT))
-    assert len(slow.chat_log) <= COUNT + AT_ONCE
+    assert len(slow.chat_log) <= COUNT + MOST_LOST
 
 
 def test_standard_input_is_done_line_by_line_and_sigterm_ends_it(backend, start, files):

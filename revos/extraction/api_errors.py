@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Any
 
 import httpx2
@@ -109,7 +110,9 @@ def unreachable(error: BaseException) -> RevosAPIError:
 
 def _token_in(error: BaseException) -> list[str]:
     """The token that the request had, which a gateway may have sent back."""
-    request = getattr(error, "request", None)
+    request = None
+    with suppress(RuntimeError):  # Of httpx2, where nobody has set it.
+        request = getattr(error, "request", None)
     return [token_of(request)] if request is not None else []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 
+import httpx2
 import openai
 import pydantic
 import pytest
@@ -272,6 +273,41 @@ async def test_an_error_whose_causes_go_in_a_circle_ends_in_an_error(gpt4):
     error = await refused(gpt4)
 
     assert "ValueError" in str(error)
+
+
+class Raising(AsyncCallbackHandler):
+    """A callback of a user that fails in its own way."""
+
+    raise_error = True
+
+    def __init__(self, error):
+        self._error = error
+
+    async def on_chat_model_start(self, *_, **__):
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        (ValueError(), "no chat completion (ValueError)"),
+        (KeyError({"message": "mine"}), "no chat completion (KeyError)"),
+        (httpx2.ReadError("mine"), "could not be reached (ReadError)"),
+    ],
+    ids=str,
+)
+async def test_an_error_of_an_odd_shape_is_told_by_its_name(gpt4, own, words):
+    gpt4.llm.callbacks = [Raising(own)]
+
+    assert words in str(await refused(gpt4))
+
+
+async def test_an_error_in_place_of_an_answer_that_has_no_words_is_told_as_it_came(
+    gpt4, revos_gateway
+):
+    revos_gateway.chat_script.append(Answer(body={"error": {"type": "odd"}}))
+
+    assert "{'type': 'odd'}" in str(await refused(gpt4))
 
 
 # Model ids that the gateway accepts.

@@ -187,22 +187,13 @@ async def test_an_answer_that_does_not_fit_is_told_at_its_end_and_not_sent_back(
     assert len(revos_gateway.chat_log) == 1
 
 
-BROKEN = {
+def events(body):
+    return Answer(headers={"content-type": "text/event-stream"}, body=body)
+
+
+PASSES_BY_ITSELF = {
     "reset": (streamed(BEGUN, BEGUN, truncate=True), "could not be reached"),
     "told": (streamed(BEGUN, {"error": {"message": "overloaded now"}}), "overloaded now"),
-    "nonsense": (
-        Answer(headers={"content-type": "text/event-stream"}, body=b"data: {]\n\n"),
-        "no chat completion",
-    ),
-    "words": (
-        Answer(headers={"content-type": "text/event-stream"}, body=b"data: out of memory\n\n"),
-        "out of memory",
-    ),
-    "nothing": (streamed(), "no chat completion"),
-    "half of a chunk": (
-        Answer(headers={"content-type": "text/event-stream"}, body=b'data: {"choices": [\n\n'),
-        r"no chat completion \(JSONDecodeError\)",
-    ),
     "the end in mid-value": (streamed(BEGUN), "in the middle of a value"),
     "the end in mid-value, after another": (
         streamed(chunk({"content": 'See [1]: {"name": "Fi'})),
@@ -210,19 +201,33 @@ BROKEN = {
     ),
     "the end before a value": (streamed(chunk({"content": ""})), "before there was one"),
 }
+NO_COMPLETION = {
+    "nonsense": (events(b"data: {]\n\n"), "no chat completion"),
+    "words": (events(b"data: out of memory\n\n"), "out of memory"),
+    "blanks": (events(b"data:  \n\n"), r"no chat completion \(JSONDecodeError\)"),
+    "nothing": (streamed(), "no chat completion"),
+    "half of a chunk": (
+        events(b'data: {"choices": [\n\n'),
+        r"no chat completion \(JSONDecodeError\)",
+    ),
+}
+BROKEN = PASSES_BY_ITSELF | NO_COMPLETION
 
 
-@pytest.mark.parametrize(("answer", "words"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("how", BROKEN)
 async def test_an_answer_that_breaks_in_the_middle_is_told_and_not_asked_for_again(
-    ex, revos_gateway, answer, words
+    ex, revos_gateway, how
 ):
+    answer, words = BROKEN[how]
     revos_gateway.chat_script.extend([answer] * 2)
 
     async with ex.extract_stream(Fruit, PROMPT, text="x") as parts:
-        with pytest.raises(RevosAPIError, match=words):
+        with pytest.raises(RevosAPIError, match=words) as caught:
             await all_of(parts)
         with pytest.raises(RevosAPIError, match=words):
             _ = parts.value
+
+    assert caught.value.temporary == (how in PASSES_BY_ITSELF)
 
     assert len(revos_gateway.chat_log) == 1
 

@@ -13,12 +13,14 @@ from langchain_core.callbacks import (
     BaseCallbackHandler,
     get_usage_metadata_callback,
 )
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import collect_runs
 
 from revos import TokenManager
+from revos.testing import Answer
 
 PROMPT = "Extract the person: {text}"
 TEXT = "Ada, 36, London"
@@ -214,3 +216,11 @@ async def test_what_a_chain_raises_comes_out_as_it_is(gpt4):
 
     with pytest.raises(LookupError, match="my own"):
         await gpt4.run_asyncio(chain.ainvoke, "Hello")
+
+
+async def test_a_chain_meets_the_errors_that_langchain_makes_of_the_gateways(gpt4, revos_gateway):
+    told = {"message": "context_length_exceeded: too long", "code": "context_length_exceeded"}
+    revos_gateway.chat_script.append(Answer(status=400, body={"error": told}))
+
+    with pytest.raises(ContextOverflowError):
+        await gpt4.run_asyncio(gpt4.llm.ainvoke, "Hello")

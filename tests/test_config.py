@@ -496,6 +496,19 @@ def test_a_config_holds_its_own_kinds_only():
     )
 
 
+@pytest.mark.parametrize("models", [7, {7: ModelConfig(model="m")}], ids=str)
+def test_models_are_a_mapping_of_names(models):
+    (problem,) = refusal(Config, revos=gateway(), models=models).problems
+
+    assert problem.startswith("models must be a mapping of names to ModelConfig (got ")
+
+
+def test_a_method_that_there_is_not_needs_no_secret():
+    error = refusal(gateway, auth_method="magic", client_secret=None)
+
+    assert [problem.split()[0] for problem in error.problems] == ["auth_method"]
+
+
 def test_nothing_configured_can_be_changed():
     given = {"gpt-4": ModelConfig(model="m")}
     config = Config(revos=gateway(), models=given)

@@ -509,6 +509,28 @@ def test_a_method_that_there_is_not_needs_no_secret():
     assert [problem.split()[0] for problem in error.problems] == ["auth_method"]
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://gateway.example/v1", "'http://gateway.example/v1'"),
+        (f"http://gateway.example/v1?key={SECRET}", "'http://gateway.example/v1...'"),
+        ("http://gateway.example/" + "v" * 80, f"'http://gateway.example/{'v' * 57}...'"),
+    ],
+)
+def test_of_a_long_value_and_of_a_query_only_the_beginning_is_told(url, told):
+    assert f"(got {told})" in str(refusal(gateway, base_url=url))
+
+
+def test_problems_are_counted_and_a_huge_number_is_not_written_out():
+    one = refusal(gateway, max_retries=10**5000)
+    two = refusal(gateway, max_retries=0, request_timeout=0)
+
+    assert str(one).count("\n") == 1
+    assert "has 1 problem:\n" in str(one)
+    assert "(got a huge number)" in str(one)
+    assert "has 2 problems:\n" in str(two)
+
+
 def test_nothing_configured_can_be_changed():
     given = {"gpt-4": ModelConfig(model="m")}
     config = Config(revos=gateway(), models=given)

@@ -528,6 +528,14 @@ def test_the_frames_of_an_error_show_no_secret(write, monkeypatch):
     assert SECRET not in "".join(told.format())
 
 
+def test_the_frames_of_an_error_show_nothing_of_a_mapping_that_was_given():
+    with pytest.raises(RevosConfigurationError) as caught:
+        load_config(env_file=None, environ=ENVIRON | {"REVOS_MAX_RETRIES": "0"})
+
+    told = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    assert ENVIRON["REVOS_CLIENT_SECRET"] not in "".join(told.format())
+
+
 def test_yaml_runs_nothing(write, tmp_path):
     made = tmp_path / "made"
     path = write("revos.yaml", f"revos: {{scope: !!python/object/apply:os.mkdir ['{made}']}}")

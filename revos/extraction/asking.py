@@ -130,7 +130,7 @@ class Asking:
                 raise
             if completion.answer and not is_cut_off(completion.answer):
                 raise
-            where = "in the middle of a value" if completion.answer else "before there was one"
+            where = "in the middle" if completion.answer else "before there was one"
             raise RevosAPIError(
                 f"the gateway broke its answer off, {where} and without a finish_reason",
                 temporary=True,

@@ -30,6 +30,8 @@ _VALUE = (
     r"""|\[(?=\s*(?:["'\[{\]]|//|/\*|-?\d|true\b|false\b|null\b))"""
 )
 _START = re.compile(_VALUE)
+# Where it was begun, and nothing follows that would tell.
+_JUST_BEGUN = re.compile(r"(?:[\[{]\s*\w*|```[\w+-]*)\s*\Z")
 _TAG = re.compile(f"(?P<begin>{_BEGIN})|(?P<end>{_END})", re.IGNORECASE)
 _TAG_OR_START = re.compile(f"(?P<begin>{_BEGIN})|(?P<end>{_END})|{_VALUE}", re.IGNORECASE)
 _PIECE = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
@@ -52,7 +54,7 @@ def json_values(text: str) -> Iterator[str]:
     if _end_of_value(decoder, text, 0) == len(text):
         yield text
         return
-    for said in _said_in(decoder, text):
+    for said in _said_in(decoder, text)[0]:
         found = False
         for value in _values_in(decoder, said):
             found = True
@@ -62,20 +64,31 @@ def json_values(text: str) -> Iterator[str]:
 
 
 def is_cut_off(text: str) -> bool:
-    """Whether a value that was begun in the text has no end.
+    """Whether the text ends in or behind thoughts alone, or in a value that was begun in it.
 
     >>> is_cut_off('See [1]: {"name": "Ad'), is_cut_off('See [1]: {"name": Ada}')
     (True, False)
     """
-    return not all(has_end for _, has_end in _begun_in(json.JSONDecoder(), text))
+    decoder = json.JSONDecoder()
+    said, is_in_thoughts = _said_in(decoder, _bare(text))
+    last = _bare(said[0])
+    return (
+        is_in_thoughts
+        or not any(map(_bare, said))
+        or _JUST_BEGUN.search(_FENCED.sub("", last)) is not None
+        or (last.startswith('"') and _end_of_value(decoder, last, 0) is None)
+        or not all(has_end for _, has_end in _begun_in(decoder, last))
+    )
 
 
-def _said_in(decoder: json.JSONDecoder, text: str) -> list[str]:
-    """What stands outside of thoughts, the last of it first. A thought without an end is one: an
-    answer that was yet to come is no answer. A tag inside of a value is part of that.
+def _said_in(decoder: json.JSONDecoder, text: str) -> tuple[list[str], bool]:
+    """What stands outside of thoughts, the last of it first; and whether the text ends in one.
+
+    A thought without an end is one: an answer that was yet to come is no answer. A tag inside of a
+    value is part of that.
     """
     if not _TAG.search(text):
-        return [text]
+        return [text], False
     said: list[str] = []
     begun = past = starts = 0
     while match := (_TAG_OR_START if starts < MOST_STARTS else _TAG).search(text, past):
@@ -87,12 +100,12 @@ def _said_in(decoder: json.JSONDecoder, text: str) -> list[str]:
             said.append(text[begun : match.start()])
             end = _END_OF_THOUGHTS.search(text, past)
             if end is None:
-                return said[::-1]
+                return said[::-1], True
             begun = past = end.end()
         else:
             starts += 1
             past = _end_of_value(decoder, text, match.start()) or past
-    return [text[begun:], *reversed(said)]
+    return [text[begun:], *reversed(said)], False
 
 
 def _values_in(decoder: json.JSONDecoder, text: str) -> Iterator[str]:

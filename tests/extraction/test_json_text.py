@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from revos.extraction.json_text import json_values, known_so_far
+from revos.extraction.json_text import is_cut_off, json_values, known_so_far
 
 ADA = '{"name": "Ada"}'
 
@@ -180,3 +180,38 @@ def test_a_megabyte_of_nonsense_takes_its_length_and_no_more(text):
     assert list(json_values(text)) == []
 
     assert time.thread_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "{\n  ",
+        "{\n  na",
+        "[",
+        '"fi',
+        "```json\n",
+        "<think>Let me",
+        "<think>Fine.</think>\n",
+        '<think>maybe {"a": no</think>{"name": 7',
+        '{"a": {"b": 1}',
+    ],
+)
+def test_a_text_that_ends_before_its_value_is_cut_off(text):
+    assert is_cut_off(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"figs"',
+        "I cannot.",
+        "See {name} and [1].",
+        '```json\n{"name": 7}\n```',
+        'See [1]: {"name": Ada}',
+        '<think>maybe {"a": no</think>{"name": 7}',
+        '{"name": 7} <think>Fine.</think>',
+    ],
+)
+def test_a_text_whose_value_has_an_end_or_that_has_none_is_whole(text):
+    assert not is_cut_off(text)

@@ -194,11 +194,13 @@ def events(body):
 PASSES_BY_ITSELF = {
     "reset": (streamed(BEGUN, BEGUN, truncate=True), "could not be reached"),
     "told": (streamed(BEGUN, {"error": {"message": "overloaded now"}}), "overloaded now"),
-    "the end in mid-value": (streamed(BEGUN), "in the middle of a value"),
+    "the end in mid-value": (streamed(BEGUN), "in the middle"),
     "the end in mid-value, after another": (
         streamed(chunk({"content": 'See [1]: {"name": "Fi'})),
-        "in the middle of a value",
+        "in the middle",
     ),
+    "the end behind a bracket": (streamed(chunk({"content": "{"})), "in the middle"),
+    "the end in thoughts": (streamed(chunk({"content": "<think>Fi"})), "in the middle"),
     "the end before a value": (streamed(chunk({"content": ""})), "before there was one"),
 }
 NO_COMPLETION = {

@@ -34,8 +34,8 @@ from revos.redact import redact
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
+    from langchain_openai import ChatOpenAI
 
-    from revos.extraction.chat import ChatOpenAI
     from revos.extraction.runtime import Runtime
     from revos.extraction.targets import Target
     from revos.manager import TokenManager
@@ -269,8 +269,7 @@ class Asking:
                 async with pace.turn(patient=self.patient):
                     if failures == 0:
                         successes = pace.successes
-                    llm = bound.runtime.own(bound.llm)
-                    completion = await bound.runtime.call(ask, llm, messages, options)
+                    completion = await bound.runtime.call(ask, bound.llm, messages, options)
             except (RevosAPIError, RevosTokenError) as error:
                 others_get_on = pace.successes != successes
                 failures += 1

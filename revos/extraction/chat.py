@@ -16,11 +16,9 @@ import anyio
 import httpx2
 import langchain_openai
 import openai
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from openai.types.chat import ChatCompletionChunk
-from pydantic import PrivateAttr
 
 from revos.auth import BearerAuth, token_of
 from revos.config import ModelConfig
@@ -114,28 +112,6 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
     whatever role the gateway names. An error that comes in place of an answer keeps its words, and
     so does a refusal in a stream.
     """
-
-    _is_in_own_loop: bool = PrivateAttr(default=False)
-
-    def in_own_loop(self) -> ChatOpenAI:
-        """For what extraction asks in a loop that is nobody else's: makes its messages there, and
-        not in a thread for each, as LangChain does so that the loop of its users goes on.
-        """
-        own = self.model_copy()
-        own._is_in_own_loop = True
-        return own
-
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        if not self._is_in_own_loop:
-            return await super()._agenerate(messages, stop, run_manager, **kwargs)
-        payload = self._get_request_payload(messages, stop=stop, **kwargs)
-        return self._create_chat_result(await self.async_client.create(**payload))
 
     def _create_chat_result(
         self, response: Any, generation_info: dict[str, Any] | None = None

@@ -31,8 +31,8 @@ from revos.threads import run_in_thread
 
 if TYPE_CHECKING:
     import httpx2
+    from langchain_openai import ChatOpenAI
 
-    from revos.extraction.chat import ChatOpenAI
     from revos.extraction.targets import Target
     from revos.manager import TokenManager
 
@@ -151,10 +151,6 @@ class Runtime:
         if self._parts().portal is None:
             return function
         return partial(self.manager._portal.call_async, function)
-
-    def own(self, llm: ChatOpenAI) -> ChatOpenAI:
-        """For what `call` runs of extraction's own."""
-        return llm if self._parts().portal is None else llm.in_own_loop()
 
     async def llm_for(self, name: str, config: ModelConfig) -> ChatOpenAI:
         """The chat model with these settings, built once."""

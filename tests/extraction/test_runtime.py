@@ -29,7 +29,7 @@ from revos import (
     TokenManager,
     get_langchain_extractor,
 )
-from revos.extraction import chat, runtime
+from revos.extraction import runtime
 from revos.testing import Answer
 from revos.token import fingerprint_of
 
@@ -344,27 +344,6 @@ async def test_the_loop_behind_the_extractors_is_not_awaited_in_the_thread_of_th
     async with TokenManager(revos_gateway.config()) as tm, tm.extractor("gpt-4"):
         assert threading.get_ident() not in waiting
     assert len(waiting) == (anyio_backend_name == "trio")
-
-
-@pytest.mark.parametrize("strategy", ["json_schema", "tools", "json_text"])
-async def test_an_answer_takes_a_thread_of_its_own_only_where_the_loop_is_that_of_others(
-    anyio_backend_name, monkeypatch, tm, strategy
-):
-    threads, taken = set(), chat.ChatOpenAI._create_chat_result
-
-    def noted(*args):
-        threads.add(threading.current_thread().name.partition("_")[0])
-        return taken(*args)
-
-    monkeypatch.setattr(chat.ChatOpenAI, "_create_chat_result", noted)
-
-    async with tm.extractor("gpt-4", strategy=strategy) as ex:
-        assert await extract(ex) == ADA
-
-    if anyio_backend_name == "trio":
-        assert threads == {"revos-langchain"}
-    else:
-        assert threads.isdisjoint({"revos-langchain", threading.current_thread().name})
 
 
 # Retries.

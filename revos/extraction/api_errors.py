@@ -110,10 +110,12 @@ def unreachable(error: BaseException) -> RevosAPIError:
 
 def _token_in(error: BaseException) -> list[str]:
     """The token that the request had, which a gateway may have sent back."""
+    if not isinstance(error, openai.APIError | httpx2.HTTPError):
+        return []
     request = None
     with suppress(RuntimeError):  # Of httpx2, where nobody has set it.
-        request = getattr(error, "request", None)
-    return [token_of(request)] if request is not None else []
+        request = error.request
+    return [token_of(request)] if isinstance(request, httpx2.Request) else []
 
 
 def secrets_of(error: BaseException, tokens: Collection[AccessToken]) -> list[str]:

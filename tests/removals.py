@@ -1,7 +1,8 @@
 """What can be taken out of a module, one thing at a time.
 
-A statement; an `except`, a `finally` or a `with`; a condition, or one of its operands; a keyword
-argument; a call that hides a secret. What defends something must be missed by a test when it is
+A statement of a function, but for one that gives a name its only value; what an `except` catches; a
+`finally` or a `with`; a condition, or one of its operands; a keyword argument; a call that hides a
+secret; what hides or checks a field. What defends something must be missed by a test when it is
 gone: `removing.py` looks whether it is.
 """
 
@@ -120,7 +121,9 @@ class _Visitor(ast.NodeVisitor):
         self._take(node, "pass", "without")
         self.generic_visit(node)
 
-    visit_Return = visit_Delete = visit_Break = visit_Continue = visit_AugAssign = _leave_out
+    visit_Assert = visit_Return = visit_Delete = visit_Break = visit_Continue = visit_AugAssign = (
+        _leave_out
+    )
 
     def visit_Expr(self, node: ast.Expr) -> None:
         if not isinstance(node.value, ast.Constant | ast.Yield | ast.YieldFrom):
@@ -133,7 +136,12 @@ class _Visitor(ast.NodeVisitor):
 
     def visit_Assign(self, node: ast.Assign) -> None:
         """Of a name that has no other value there would be a NameError, which says nothing."""
-        names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        parts = [part for target in node.targets for part in ast.walk(target)]
+        names = [
+            part.id
+            for part in parts
+            if isinstance(getattr(part, "ctx", None), ast.Store) and isinstance(part, ast.Name)
+        ]
         if all(self._bound[name] > 1 for name in names):
             self._leave_out(node)
         else:
@@ -155,6 +163,8 @@ class _Visitor(ast.NodeVisitor):
         if len(node.finalbody) > 1:
             self._take(node.finalbody[0], "pass", "no finally", end=node.finalbody[-1])
         self.generic_visit(node)
+
+    visit_TryStar = visit_Try
 
     def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
         for item in node.items:
@@ -206,14 +216,10 @@ class _Visitor(ast.NodeVisitor):
         self.generic_visit(node)
 
     def _take_argument(self, keyword: ast.keyword) -> None:
-        """With the comma behind it, or else with the one before."""
         start, end = self._span(keyword, keyword)
         behind = self._text[end:].lstrip()
         if behind.startswith(b","):
             end = len(self._text) - len(behind) + 1
-        else:
-            before = self._text[:start].rstrip()
-            start = len(before) - before.endswith(b",")
         self._take_from(start, end, "", "without", keyword.lineno)
 
 

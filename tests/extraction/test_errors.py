@@ -275,7 +275,7 @@ async def test_an_error_whose_causes_go_in_a_circle_ends_in_an_error(gpt4):
     assert "ValueError" in str(error)
 
 
-class OfARequest(ValueError):
+class OddRequestError(ValueError):
     """Of something else than HTTP."""
 
     request = "of its own"
@@ -298,7 +298,7 @@ class Raising(AsyncCallbackHandler):
     [
         (ValueError(), "no chat completion (ValueError)"),
         (KeyError({"message": "mine"}), "no chat completion (KeyError)"),
-        (OfARequest("mine"), "no chat completion (OfARequest)"),
+        (OddRequestError("mine"), "no chat completion (OddRequestError)"),
         (httpx2.ReadError("mine"), "could not be reached (ReadError)"),
     ],
     ids=str,

@@ -111,7 +111,7 @@ def _said_in(decoder: json.JSONDecoder, text: str) -> tuple[list[str], bool]:
 def _values_in(decoder: json.JSONDecoder, text: str) -> Iterator[str]:
     for match in islice(_FENCED.finditer(text), MOST_STARTS):
         fenced = _bare(match[1])
-        if fenced and _end_of_value(decoder, fenced, 0) == len(fenced):
+        if _end_of_value(decoder, fenced, 0) == len(fenced):
             yield fenced
     for value, _ in _begun_in(decoder, text):
         if value is not None:

@@ -215,3 +215,44 @@ def test_a_text_that_ends_before_its_value_is_cut_off(text):
 )
 def test_a_text_whose_value_has_an_end_or_that_has_none_is_whole(text):
     assert not is_cut_off(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # The opening tag may stand in the prompt: all before the end of thoughts is one.
+        '{"a": 1} <think>x</think> {"a": 2} </think> None.',
+        "```\nno JSON\n```",
+        "```\n```",
+    ],
+)
+def test_a_text_without_a_value_outside_of_thoughts_has_none(text):
+    assert list(json_values(text)) == []
+
+
+def test_what_stands_in_fences_beside_a_value_is_none_of_it():
+    assert list(json_values('```json\n{"a": 1} // one\n```')) == ['{"a": 1}']
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ('<think>{"name": "Fi', None),
+        ('{"name": "Fig"} <think>Or {"name": "Pl', {"name": "Fig"}),
+        ('<think>{"name": "Fig"}</think>{"name": "Pl', {"name": "Pl"}),
+        ('{"fruit": {"name": "Fig"}} and', None),
+        ('{"name": "Fig"} <think>Is it?</think>', {"name": "Fig"}),
+        ('["Fig", {"name": "Pl', {"name": "Pl"}),
+        ('{"name": "Fig"} and more', {"name": "Fig"}),
+        ('{"name" Fig} {"name": "Pl', {"name": "Pl"}),
+        ('{"name": "A12', {"name": "A12"}),
+        ('{"size": 12', {}),
+        ('{"size": 12,', {"size": 12}),
+        ("Nothing yet", None),
+    ],
+)
+def test_what_is_known_so_far_is_of_the_value_alone(text, known):
+    def fits(value):
+        return value == '{"name": "Fig"}'
+
+    assert known_so_far(text, fits, "{") == known

@@ -22,7 +22,9 @@ from revos import (
     RevosAuthenticationError,
     RevosClosedError,
     RevosConfigurationError,
+    RevosInputError,
     RevosTokenError,
+    RevosValidationError,
     blocking,
 )
 from revos.scope import innermost
@@ -121,6 +123,26 @@ def test_what_the_manager_knows_is_at_hand(gateway, tm):
     assert tm.config.revos.token_url == gateway.token_url
     assert tm.get_token() not in repr(tm)
     assert repr(tm).startswith("<blocking ")
+
+
+def test_what_a_manager_is_given_is_used(gateway):
+    def grant(request):
+        return httpx.Response(200, json={"access_token": "by-my-client", "token_type": "Bearer"})
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(grant))
+
+    with blocking.TokenManager(settings_instance=gateway.config(), http_client=client) as tm:
+        assert tm.get_token() == "by-my-client"
+    assert gateway.token_requests == 0
+
+
+def test_after_a_reset_the_token_is_another(gateway, tm):
+    tm.get_token()
+
+    tm.reset()
+
+    tm.get_token()
+    assert gateway.token_requests == 2
 
 
 def test_an_invalidated_token_is_not_given_again(gateway, tm):
@@ -260,6 +282,23 @@ def test_an_extractor_gives_typed_objects(gateway, tm):
         assert gpt4.extract(Person, PROMPT, text="Ada, 36") == Person(name="Ada", age=36)
     with pytest.raises(RevosClosedError, match="its block was left"):
         gpt4.extract(Person, PROMPT, text="Ada, 36")
+
+
+def test_an_extractor_is_made_as_it_is_asked_for(gateway, tm):
+    gateway.chat_script.append("no JSON")
+
+    with tm.extractor("gpt-4", strategy="tools", repairs=0) as gpt4:
+        with pytest.raises(RevosValidationError):
+            gpt4.extract(Person, PROMPT, text="Ada, 36")
+        assert gpt4.model_name == "gpt-4"
+    with (
+        pytest.raises(RevosInputError, match="max_concurrency"),
+        tm.extractor("gpt-4", max_concurrency=0),
+    ):
+        pytest.fail("entered")
+
+    (asked,) = gateway.chat_log
+    assert "tools" in asked.payload
 
 
 def test_all_extractors_come_as_a_mapping(gateway, tm):

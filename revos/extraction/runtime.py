@@ -21,9 +21,10 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from attrs import frozen
 
 from revos.auth import BearerAuth, token_of
-from revos.clients import CLOSING_SECONDS, ConnectionGuard, hide_answer, make_client
+from revos.clients import CLOSING_SECONDS, hide_answer, make_client
 from revos.config import ModelConfig, match_key
 from revos.errors import RevosClosedError, RevosError, own_copy
+from revos.extraction.idle import IdleGuard
 from revos.extraction.kept_targets import KeptTargets
 from revos.extraction.strategies import Step
 from revos.redact import without_token
@@ -233,7 +234,7 @@ def _open_clients(
 
 
 async def _guard(request: httpx2.Request) -> None:
-    request.extensions["trace"] = ConnectionGuard()
+    request.extensions["trace"] = IdleGuard()
 
 
 def _guard_sync(request: httpx2.Request) -> None:

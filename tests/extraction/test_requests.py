@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import socket
 from functools import partial
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -13,13 +14,16 @@ import httpcore2
 import openai
 import pydantic
 import pytest
+import trustme
 from anyio import to_thread
+from anyio.abc import SocketStream
 from langchain_core.messages import HumanMessage
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from pydantic import WithJsonSchema
-from sockets import RawEndpoint, http_answer, raw_server
+from sockets import RawEndpoint, http_answer, over_tls, raw_server, then_closed
 
 from revos import RevosAPIError, TokenManager
+from revos.extraction.idle import IdleGuard
 from revos.testing import Answer
 
 PROMPT = "Extract the person: {text}"
@@ -355,6 +359,67 @@ async def test_more_than_a_hundred_extractions_run_at_once_over_connections_that
                         tasks.start_soon(_extract, extractor)
 
     assert revos_gateway.api_connections <= 102
+
+
+@pytest.fixture(params=[False, True], ids=["tcp", "tls"])
+async def over_either(request, revos_gateway, tmp_path, api):
+    """A manager whose API is raw, over TCP or over TLS."""
+    authority, trusted = trustme.CA(), tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(trusted)
+    settings = {"ca_file": str(trusted)} if request.param else {}
+    handle = over_tls(api, authority.issue_cert("127.0.0.1")) if request.param else api
+    async with raw_server(handle) as port:
+        base_url = f"{'https' if request.param else 'http'}://127.0.0.1:{port}/v1"
+        config = revos_gateway.config(base_url=base_url, max_retries=1, **settings)
+        async with TokenManager(config) as tm:
+            yield tm
+
+
+async def test_a_connection_that_the_gateway_has_closed_while_it_was_idle_is_not_used(
+    over_either, api
+):
+    api.script = [then_closed(completion()), completion(), completion()]
+
+    async with over_either.extractor("gpt-4") as extractor:
+        await _extract(extractor)
+        while not api.ended:
+            await anyio.sleep(0.001)
+        await _extract(extractor)
+        await _extract(extractor)
+
+    assert api.connections == [1, 2, 2]
+
+
+async def test_an_idle_connection_asks_its_socket_and_looks_nothing_up(
+    over_either, api, monkeypatch
+):
+    api.script = [completion(), completion()]
+    looked_up, known = [], SocketStream.extra_attributes.fget
+
+    def noted(stream):
+        looked_up.append(stream)
+        return known(stream)
+
+    async with over_either.extractor("gpt-4") as extractor:
+        await _extract(extractor)
+        monkeypatch.setattr(SocketStream, "extra_attributes", property(noted))
+        await _extract(extractor)
+
+    assert looked_up == []
+    assert api.connections == [1, 1]
+
+
+async def test_a_connection_whose_socket_is_gone_is_one_that_was_closed():
+    class Stream:
+        def get_extra_info(self, info):
+            return {"socket": sock, "client_addr": "mine"}.get(info)
+
+    stream = Stream()
+    with socket.socket() as sock:
+        await IdleGuard()("connection.connect_tcp.complete", {"return_value": stream})
+
+    assert stream.get_extra_info("is_readable")
+    assert stream.get_extra_info("client_addr") == "mine"
 
 
 async def test_a_further_extractor_opens_no_pool_of_connections(tm, revos_gateway):

@@ -113,6 +113,18 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
     so does a refusal in a stream.
     """
 
+    def _get_request_payload(
+        self, input_: Any, *, stop: list[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """With the messages where the OpenAI client takes them as they are: it goes through each in
+        search of what it would have to rename, and finds nothing, in a tenth of all the time.
+        """
+        payload = super()._get_request_payload(input_, stop=stop, **kwargs)
+        if "messages" in payload:
+            as_they_are = {"messages": payload["messages"], **(payload.get("extra_body") or {})}
+            payload |= {"messages": [], "extra_body": as_they_are}
+        return payload
+
     def _create_chat_result(
         self, response: Any, generation_info: dict[str, Any] | None = None
     ) -> ChatResult:

@@ -23,6 +23,7 @@ def checked(schema: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[Any], 
     """The schema as an object of its own, and what finds the problems of a value.
 
     :raises NoSchemaError: it is no JSON schema, or `jsonschema` is not installed
+    :raises RecursionError: it is nested too deeply
     """
     try:
         jsonschema = import_module("jsonschema")
@@ -37,7 +38,7 @@ def checked(schema: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[Any], 
         )
     try:
         own: dict[str, Any] = json.loads(as_text(schema))
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError) as error:
         raise NoSchemaError(f"a JSON schema must be JSON: {error}") from error
     kind = jsonschema.validators.validator_for(own, default=jsonschema.Draft202012Validator)
     try:

@@ -152,14 +152,20 @@ def target_of(type_: Any) -> Target:
     {'value': {'anyOf': [{'type': 'integer'}, {'type': 'null'}]}}
     """
     try:
-        if isinstance(type_, Mapping):
-            schema, misfits = checked(type_)
-            instance, shown = _plain_value(misfits), str(schema.get("title", "answer"))
-        else:
-            adapter, schema = generate(type_)
-            instance, shown = _validated(adapter), display(type_)
+        return _made_of(type_)
     except NoSchemaError as error:
         raise RevosInputError(f"the target cannot be asked for: {error}") from error
+    except RecursionError as error:
+        raise RevosInputError("the target cannot be asked for: it is nested too deeply") from error
+
+
+def _made_of(type_: Any) -> Target:
+    if isinstance(type_, Mapping):
+        schema, misfits = checked(type_)
+        instance, shown = _plain_value(misfits), str(schema.get("title", "answer"))
+    else:
+        adapter, schema = generate(type_)
+        instance, shown = _validated(adapter), display(type_)
     name = re.sub(r"[^A-Za-z0-9-]+", "_", shown).strip("_")[:64] or "answer"
     root = followed(schema, schema)
     is_wrapped = not _is_object(root)

@@ -146,6 +146,16 @@ def test_a_mapping_that_is_no_schema_is_refused_with_the_place(schema, words):
         target_of(schema)
 
 
+@pytest.mark.parametrize("depth", [400, 20_000])
+def test_a_schema_that_is_nested_too_deeply_is_refused(depth):
+    schema = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema}
+
+    with pytest.raises(RevosInputError, match="it is nested too deeply"):
+        target_of(schema)
+
+
 def test_without_jsonschema_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "jsonschema", None)
 

@@ -70,6 +70,7 @@ def test_a_file_is_closed_when_another_takes_its_place(tmp_path, logger):
 
     (second,) = logger.handlers
     assert isinstance(second, RotatingFileHandler)
+    assert second.encoding == "utf-8"  # Whatever the locale has.
     assert first.stream is None
 
 
@@ -88,7 +89,8 @@ def test_a_file_that_cannot_be_opened_changes_nothing(tmp_path, logger):
     configure_logging(configured(level="ERROR"))
     before = logger.handlers[:]
 
-    with pytest.raises(RevosConfigurationError, match="cannot be opened: No such file"):
+    with pytest.raises(RevosConfigurationError, match="cannot be opened: No such file") as caught:
         configure_logging(configured(file=tmp_path / "nowhere" / "revos.log"))
 
     assert (logger.handlers, logger.level) == (before, logging.ERROR)
+    assert isinstance(caught.value.__cause__, FileNotFoundError)

@@ -40,28 +40,28 @@ def completion_of(
 
     :param tool: the name of the one that was to be called
     """
+
+    def hidden(text: str) -> str:
+        for token in tokens:
+            text = without_token(text, token.value)
+        return text
+
     called = _calls_of(message, tool) or _calls_in(message.text, tool)
     calls = tuple(map(_paired, called))
-    answer = "\n".join(calls) or _paired(message.text) or None
+    answer = "\n".join(calls) or _paired(message.text)
     refusal = message.additional_kwargs.get("refusal") or refusal_part(message)
-    for token in tokens:
-        if answer is not None:
-            answer = without_token(answer, token.value)
-            calls = tuple(without_token(call, token.value) for call in calls)
-        if refusal:
-            refusal = without_token(str(refusal), token.value)
     said, costs = message.response_metadata, message.usage_metadata
     return Completion(
-        answer=answer,
-        calls=calls,
+        answer=hidden(answer) or None,
+        calls=tuple(map(hidden, calls)),
         finish_reason=UNFINISHED
         if said.get(UNFINISHED)
         else _FINISH_REASONS.get(str(said.get("finish_reason")).lower()),
-        refusal=redact(str(refusal), ()) if refusal else None,
+        refusal=redact(hidden(str(refusal)), ()) if refusal else None,
         usage=Usage(costs["input_tokens"], costs["output_tokens"], costs["total_tokens"])
         if costs
         else Usage(),
-        model=model if isinstance(model := said.get("model_name"), str) else None,
+        model=hidden(model) if isinstance(model := said.get("model_name"), str) else None,
     )
 
 

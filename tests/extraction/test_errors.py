@@ -253,6 +253,17 @@ async def test_the_token_of_a_request_is_masked_in_a_whole_answer_too(revos_gate
     assert token not in f"{error!r} {error.__cause__!r} {vars(error)}"
 
 
+async def test_a_token_that_comes_back_as_the_name_of_the_model_is_masked(revos_gateway):
+    async with TokenManager(revos_gateway.config()) as tm, tm.extractor("gpt-4") as extractor:
+        message = {"role": "assistant", "content": '{"name": "Ada", "age": 36}'}
+        said = {"model": f"gpt {await tm.get_token()}", "choices": [{"message": message}]}
+        revos_gateway.chat_script.append(Answer(body=said))
+
+        result = await extractor.extract_result(Person, PROMPT, text="x")
+
+    assert (result.value, result.model) == (Person(name="Ada", age=36), "gpt ***")
+
+
 # Errors of others.
 
 

@@ -179,10 +179,11 @@ class Lane:
 
     place: Path
     passing: Passing
+    project: Path = PROJECT
     _missing: Counter[tuple[str, str]] = field(factory=Counter, init=False)
 
     def __attrs_post_init__(self) -> None:
-        shutil.copytree(PROJECT, self.place, ignore=NOT_COPIED, dirs_exist_ok=True)
+        shutil.copytree(self.project, self.place, ignore=NOT_COPIED, dirs_exist_ok=True)
 
     def verdict(self, trial: Trial) -> Verdict:
         module = self.place / trial.module
@@ -190,10 +191,10 @@ class Lane:
         passing = self.passing.tests(trial.module, trial.removal.lines)
         try:
             self._write(module, trial.removal.text)
-            tests = self._chosen(trial.module, passing, SECONDS_FIRST)
+            tests = self.chosen(trial.module, passing, SECONDS_FIRST)
             verdict = self._tried(trial, tests, SECONDS_FIRST)
             if verdict.word == LEFT and len(tests) < len(passing):
-                tests = self._chosen(trial.module, passing, SECONDS_THEN)
+                tests = self.chosen(trial.module, passing, SECONDS_THEN)
                 verdict = self._tried(trial, tests, SECONDS_THEN)
         finally:
             self._write(module, whole)
@@ -224,7 +225,7 @@ class Lane:
             self._missing[trial.module, file_of(test)] += 1
         return Verdict(trial, MISSED, failed[0] if failed else f"exit code {code}")
 
-    def _chosen(self, module: str, passing: list[str], seconds: float) -> list[str]:
+    def chosen(self, module: str, passing: list[str], seconds: float) -> list[str]:
         """First those of files that have missed something of this module before, or have its name;
         of each file in turn the fastest.
         """

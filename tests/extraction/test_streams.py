@@ -99,6 +99,7 @@ async def test_what_is_known_grows_and_is_validated_at_the_end(
         'Not {{"name": 1}} but {}',
         "See [1]: {}",
         '<think>{{"name": 1}}</think>{}',
+        '{} or {{"name": "Plum"}}',
     ],
 )
 async def test_an_answer_in_prose_is_known_whole_before_its_end(tm, revos_gateway, answer):

@@ -62,13 +62,17 @@ class Arriving:
         return called or chunk.text
 
     def _call_of(self, part: Mapping[str, Any]) -> _Call:
-        index, id_ = part.get("index"), part.get("id") or None
-        for call in reversed(self._calls):
-            if id_ is not None and call.id not in (None, id_):
-                continue
-            is_known = id_ is not None and call.id is not None
-            begins_one = index is None and not is_known and part.get("name")
-            if call.index == index and not begins_one:
+        """The one with its id, else the last one of its index. What names no tool begins none,
+        though its id be new: some gateways give each part an id of its own.
+        """
+        index, id_, name = part.get("index"), part.get("id") or None, part.get("name")
+        of_index = [call for call in reversed(self._calls) if call.index == index]
+        for call in of_index:
+            if id_ is not None and call.id == id_:
+                return call
+        for call in of_index:
+            is_another = index is None or (id_ is not None and call.id is not None)
+            if not (name and is_another):
                 return call
         call = _Call(index, id_)
         self._calls.append(call)

@@ -512,6 +512,11 @@ IN_OTHER_WAYS = {
     "without an index or a name": [call(None, SAID[:9], id="1"), call(None, SAID[9:])],
     "named in each part": [call(None, SAID[:9], **BEGIN), call(None, SAID[9:], **BEGIN)],
     "with an id that is empty from then on": [call(0, SAID[:9], **BEGIN), call(0, SAID[9:], id="")],
+    "with an id of its own for each part": [
+        call(0, SAID[:9], **BEGIN),
+        call(0, SAID[9:20], id="b"),
+        call(0, SAID[20:], id="c"),
+    ],
     "encoded twice": [call(0, json.dumps(SAID)[:9], **BEGIN), call(0, json.dumps(SAID)[9:])],
     "encoded twice, with line breaks": [
         call(0, json.dumps(SAID.replace("{", "{\n")).replace("\\n", "\n"), **BEGIN)
@@ -590,6 +595,12 @@ OF_TWO_CALLS = {
         call(0, ONE[20:]),
         call(0, OTHER[:30], **SECOND),
         call(0, OTHER[30:]),
+    ],
+    "with one index, by turns": [
+        call(0, ONE[:20], **BEGIN),
+        call(0, OTHER[:30], **SECOND),
+        call(0, ONE[20:], id="1"),
+        call(0, OTHER[30:], id="2"),
     ],
     "without an index": [call(None, ONE, **BEGIN), call(None, OTHER, **SECOND)],
     "without an index or an id": [

@@ -17,7 +17,7 @@ from contextlib import suppress
 
 from attrs import field, frozen
 
-# Given to what is called or replaced by its first argument: what then stands there is not hidden.
+# A call of these is replaced by its first argument, which then is not hidden.
 HIDING = {"redact", "strip", "without_token"}
 # Of what a class says of a field.
 DEFENDING = {"converter", "repr", "validator"}
@@ -78,7 +78,8 @@ class _Visitor(ast.NodeVisitor):
         start, end = self._span(node, node)
         return self._text[start:end].decode()
 
-    # Where it looks: into functions and classes, but not at what a module or a class has by itself.
+    # Where it looks: into functions, and at the fields of classes. What a module has by itself is
+    # missed by every import.
 
     def visit(self, node: ast.AST) -> None:
         is_statement = isinstance(node, ast.stmt)

@@ -30,7 +30,7 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import cache_from_source
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -287,13 +287,19 @@ def tried(trials: list[Trial], passing: Passing) -> list[Verdict]:
 
 def tell(verdicts: list[Verdict]) -> int:
     """The exit code."""
+    untouched = [verdict for verdict in verdicts if verdict.trial.removal.words == NOTHING]
+    if any(verdict.word != LEFT for verdict in untouched):
+        return 2
     code = 0
-    for module, of_module in groupby(verdicts, key=lambda verdict: verdict.trial.module):
-        words = Counter(verdict.word for verdict in of_module)
-        removed = words.total()
+    for module in (verdict.trial.module for verdict in untouched):
+        words = Counter(
+            verdict.word
+            for verdict in verdicts
+            if verdict.trial.module == module and verdict not in untouched
+        )
         shares = ", ".join(f"{words[word]} {word}" for word in (MISSED, HUNG, LEFT))
-        print(f"{module}: {removed} removals, {shares} ({words[LEFT] / removed:.1%})")
-        if words[LEFT] > MOST_LEFT * removed:
+        print(f"{module}: {words.total()} removals, {shares}")
+        if words[LEFT] > MOST_LEFT * words.total():
             code = 1
     return code
 
@@ -312,13 +318,7 @@ def main() -> int:
     in_lane = partial(tried, passing=passing_as_in(options.map))
     lanes = [trials[first :: options.at_once] for first in range(options.at_once)]
     with ProcessPoolExecutor(options.at_once, mp_context=FORK) as processes:
-        verdicts = sorted(
-            chain(*processes.map(in_lane, lanes)), key=lambda v: trials.index(v.trial)
-        )
-    untouched = [v for v in verdicts if v.trial.removal.words == NOTHING]
-    if any(verdict.word != LEFT for verdict in untouched):
-        return 2
-    return tell([verdict for verdict in verdicts if verdict not in untouched])
+        return tell([*chain(*processes.map(in_lane, lanes))])
 
 
 if __name__ == "__main__":

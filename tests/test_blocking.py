@@ -234,6 +234,14 @@ def test_outside_its_block_a_manager_says_so(gateway):
         tm.__enter__()
 
 
+def test_a_manager_that_was_never_started_may_be_stopped(gateway):
+    manager = blocking.TokenManager(gateway.config())
+
+    manager.stop_background_service()
+
+    assert not manager.is_background_service_running()
+
+
 def test_start_and_stop_are_the_same_as_the_block(gateway):
     tm = blocking.TokenManager(gateway.config())
     assert not tm.is_background_service_running()

@@ -8,8 +8,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from removals import removals
-from removing import Lane, Passing
+from attrs import evolve
+from removals import Removal, removals
+from removing import HUNG, LEFT, MISSED, NOTHING, Lane, Passing, Trial, Verdict, tell
 
 TESTS = Path(__file__).parent
 
@@ -187,3 +188,27 @@ def test_as_many_tests_are_chosen_as_the_time_allows_and_one_at_least(tmp_path, 
     lane = Lane(tmp_path / "place", passing, project=tmp_path / "project")
 
     assert lane.chosen("m.py", list(passing.seconds), seconds) == chosen
+
+
+def verdicts_of(words):
+    module = "m.py"
+    told = [
+        Verdict(Trial(module, Removal((n + 1,), "one", "")), word, "")
+        for n, word in enumerate(words)
+    ]
+    return [Verdict(Trial(module, Removal((0,), NOTHING, "")), LEFT, ""), *told]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [([MISSED] * 9 + [LEFT], 0), ([MISSED] * 8 + [LEFT], 1), ([MISSED, HUNG], 0), ([], 0)],
+)
+def test_more_than_a_tenth_that_is_left_is_told_by_the_exit_code(words, code):
+    assert tell(verdicts_of(words)) == code
+
+
+@pytest.mark.parametrize("word", [MISSED, HUNG])
+def test_tests_that_fail_with_nothing_taken_out_are_told_by_the_exit_code(word):
+    untouched, *told = verdicts_of([MISSED])
+
+    assert tell([evolve(untouched, word=word), *told]) == 2

@@ -110,12 +110,10 @@ def unreachable(error: BaseException) -> RevosAPIError:
 
 def _token_in(error: BaseException) -> list[str]:
     """The token that the request had, which a gateway may have sent back."""
-    if not isinstance(error, openai.APIError | httpx2.HTTPError):
-        return []
-    request = None
-    with suppress(RuntimeError):  # Of httpx2, where nobody has set it.
-        request = error.request
-    return [token_of(request)] if isinstance(request, httpx2.Request) else []
+    if isinstance(error, openai.APIError | httpx2.HTTPError):
+        with suppress(RuntimeError):  # Of httpx2, where nobody has set it.
+            return [token_of(error.request)]
+    return []
 
 
 def secrets_of(error: BaseException, tokens: Collection[AccessToken]) -> list[str]:

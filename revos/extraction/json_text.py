@@ -31,7 +31,7 @@ _VALUE = (
 )
 _START = re.compile(_VALUE)
 # Where it was begun, and nothing follows that would tell.
-_JUST_BEGUN = re.compile(r"(?:[\[{]\s*\w*|```[\w+-]*)\s*\Z")
+_JUST_BEGUN = re.compile(r"(?:[\[{]\s*\w*|```[\w+-]*)\Z")
 _TAG = re.compile(f"(?P<begin>{_BEGIN})|(?P<end>{_END})", re.IGNORECASE)
 _TAG_OR_START = re.compile(f"(?P<begin>{_BEGIN})|(?P<end>{_END})|{_VALUE}", re.IGNORECASE)
 _PIECE = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
@@ -75,7 +75,7 @@ def is_cut_off(text: str) -> bool:
     return (
         is_in_thoughts
         or not any(map(_bare, said))
-        or _JUST_BEGUN.search(_FENCED.sub("", last)) is not None
+        or _JUST_BEGUN.search(_FENCED.sub("", last).rstrip()) is not None
         or (last.startswith('"') and _end_of_value(decoder, last, 0) is None)
         or not all(has_end for _, has_end in _begun_in(decoder, last))
     )

@@ -156,7 +156,7 @@ def test_any_value_is_found_in_any_prose_without_brackets(value, before, after, 
     assert next(iter(json_values(f"{before} {text} {after}"))) == text
 
 
-@pytest.mark.parametrize(
+NONSENSE = pytest.mark.parametrize(
     "text",
     [
         pytest.param("{" * 1_000_000, id="objects without keys"),
@@ -172,12 +172,25 @@ def test_any_value_is_found_in_any_prose_without_brackets(value, before, after, 
         pytest.param("</think>" + '{"a",}' * 160_000, id="broken ones after thoughts"),
         pytest.param("[" * 1_000_000 + "</think>", id="arrays before thoughts"),
         pytest.param(("{" + " " * 1_000) * 1_000, id="white space"),
+        pytest.param("{" + " " * 1_000_000 + "a b", id="white space behind one bracket"),
     ],
 )
+
+
+@NONSENSE
 def test_a_megabyte_of_nonsense_takes_its_length_and_no_more(text):
     began = time.thread_time()
 
     assert list(json_values(text)) == []
+
+    assert time.thread_time() - began < 1
+
+
+@NONSENSE
+def test_whether_a_megabyte_of_nonsense_is_cut_off_is_soon_known(text):
+    began = time.thread_time()
+
+    is_cut_off(text)
 
     assert time.thread_time() - began < 1
 

@@ -325,6 +325,17 @@ def test_an_extractor_may_be_made_before_its_manager_opens(gateway):
         assert gpt4.extract(Person, PROMPT, text="Ada, 36").name == "Ada"
 
 
+def test_an_extractor_stays_with_the_manager_of_its_first_use(gateway, tm):
+    gpt4 = blocking.get_langchain_extractor("gpt-4")
+    gpt4.extract(Person, PROMPT, text="Ada, 36")
+
+    with blocking.TokenManager(gateway.config()):
+        assert gpt4.extract(Person, PROMPT, text="Bob, 7").name == "Bob"
+
+    first, second = gateway.chat_log
+    assert first.token_fingerprint == second.token_fingerprint
+
+
 # Many threads.
 
 

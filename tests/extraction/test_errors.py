@@ -86,6 +86,12 @@ async def test_a_refusal_tells_its_status_the_gateways_words_and_what_to_do(
     assert error.status_code == status
 
 
+async def test_a_refusal_without_a_word_is_told_in_those_of_the_client(gpt4, revos_gateway):
+    revos_gateway.chat_script.append(Answer(status=403, body=b""))
+
+    assert "refused with HTTP 403: Error code: 403 (" in str(await refused(gpt4))
+
+
 async def test_a_refusal_keeps_the_code_of_the_gateway_and_how_long_to_wait(gpt4, revos_gateway):
     revos_gateway.chat_script.append(
         Answer(status=400, body=error_body(code="odd_code"), headers={"retry-after": "7"})

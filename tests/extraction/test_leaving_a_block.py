@@ -197,3 +197,34 @@ async def test_who_is_cancelled_with_the_work_is_cancelled_and_not_told_of_it():
 
     for _ in range(20):  # Trio has no order in which the tasks of one step run.
         await enter_and_be_cancelled()
+
+
+class Failing(Block):
+    """Its work ends in an error that nobody has thought of."""
+
+    def __init__(self, error):
+        super().__init__("a test")
+        self._error = error
+
+    async def _prepare(self):
+        return self._work
+
+    async def _work(self):
+        raise self._error
+
+
+@pytest.mark.parametrize("kind", [ZeroDivisionError, SystemExit])
+async def test_the_taker_and_the_block_meet_what_the_work_has_ended_in(kind):
+    met = []
+
+    async def take():
+        async with Failing(kind()) as block:
+            try:
+                await block._take()
+            except BaseException as error:  # noqa: BLE001 - leaving would put another in its place
+                met.append(type(error))
+
+    with pytest.raises(kind):
+        await take()
+
+    assert met == [kind]

@@ -16,6 +16,7 @@ import httpx2
 import pydantic
 import pytest
 from anyio import to_thread
+from extracting import Said, ScriptedModel
 from sockets import Hostile, raw_server
 from support import ManualClock
 
@@ -25,6 +26,7 @@ from revos import (
     RevosAPIError,
     RevosClosedError,
     RevosConfigurationError,
+    RevosInputError,
     RevosTokenError,
     TokenManager,
     get_langchain_extractor,
@@ -84,6 +86,17 @@ async def test_openers_that_come_together_get_the_same_chat_model(tm):
 # To which manager an extractor belongs.
 
 
+async def test_first_users_that_come_together_share_the_room_of_the_extractor(tm, monkeypatch):
+    model = ScriptedModel(monkeypatch)
+    extractor = tm.extractor("gpt-4", max_concurrency=1)  # It is entered by nobody.
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(extractor.extract, Said, "Say it")
+
+    assert (len(model.asked), model.most_in_flight) == (3, 1)
+
+
 async def test_an_extractor_of_a_manager_is_not_that_of_the_innermost_one(tm, revos_gateway):
     extractor = tm.extractor("gpt-4")
 
@@ -137,6 +150,20 @@ async def test_an_extractor_with_settings_of_its_own_shares_the_delay_of_its_mod
                 await extract(extractor)
 
     assert revos_gateway.token_requests == 2
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"max_concurrency": 0}, {"max_concurrency": True}, {"max_concurrency": 1.5}, {"repairs": -1}],
+    ids=str,
+)
+async def test_what_an_extractor_is_made_with_must_be_a_whole_number(tm, setting):
+    ((name, value),) = setting.items()
+
+    with pytest.raises(
+        RevosInputError, match=f"^{name} must be a whole number of at least .*: {value}"
+    ):
+        tm.extractor("gpt-4", **setting)
 
 
 # Leaving.

@@ -957,3 +957,26 @@ def test_many_are_cancelled_anywhere_and_the_extractor_serves_on(everywhere):
     assert swept.count_in("Extractions.__anext__") >= 3
     assert swept.count_in("Block.__aexit__") >= 1
     assert swept.slowest < 0.1
+
+
+async def test_documents_that_wait_for_a_token_when_the_manager_is_left_give_no_results(
+    revos_gateway,
+):
+    taken, ended_by = [], []
+
+    async def take(extractor):
+        try:
+            async with extractor.extract_many(Said, PROMPT, ["a", "b"]) as results:
+                async for result in results:
+                    taken.append(result)  # noqa: PERF401 - it may end in an error
+        except RevosClosedError as error:
+            ended_by.append(error)
+
+    revos_gateway.delay = 60
+    config = revos_gateway.config(enable_periodic_refresh=False)
+    async with anyio.create_task_group() as tasks, TokenManager(config) as tm:
+        tasks.start_soon(take, tm.extractor("gpt-4"))
+        while not revos_gateway.token_requests:
+            await anyio.sleep(0.001)
+
+    assert (taken, len(ended_by)) == ([], 1)

@@ -292,6 +292,18 @@ async def test_an_outage_for_ever_is_told(tm, clock, model):
     assert max(Counter(model.asked).values()) == 3
 
 
+async def test_a_gateway_that_is_busy_for_ever_is_asked_until_the_pauses_are_at_their_longest(
+    tm, clock, model
+):
+    model.answer = lambda text: refused(429)
+
+    batch = await Batch(tm, clock, ["a"], 1).run(partial(clock.advance, 5))
+
+    batch.assert_whole(1)
+    assert len(batch.failed) == 1
+    assert len(model.asked) == 8  # With pauses of 1, 2, 4, 8, 16, 32 and 60 s between them.
+
+
 async def ask_alone(ex, texts, clock, times, error=RevosAPIError):
     """Each in a task; how long each of them took to fail."""
 

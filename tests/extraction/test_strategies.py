@@ -11,7 +11,8 @@ import pydantic
 import pytest
 
 from revos import Config, ModelConfig, RevosAPIError, TokenManager, get_langchain_extractor
-from revos.extraction.strategies import features_in
+from revos.extraction.strategies import features_in, instruction
+from revos.extraction.targets import target_of
 from revos.testing import Answer
 
 PROMPT = "Extract the person: {text}"
@@ -241,6 +242,39 @@ def test_a_refusal_of_something_else_names_none(said):
     said = said.decode() if type(said) is bytes else json.dumps(said)
 
     assert features_in(said) == ()
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Die Größe der tools und functions",
+        'Die Größe der "tools" und functions',
+        "tools\nfunctions " * 2,
+    ],
+)
+def test_what_a_refusal_repeats_of_the_prompt_names_no_feature(prompt):
+    said = json.dumps({"error": {"message": f"refused: {prompt}"}})
+
+    assert features_in(said) == ("tools",)
+    assert features_in(said, [prompt]) == ()
+
+
+def test_a_word_of_the_prompt_may_stand_in_a_refusal_by_chance():
+    assert features_in("tools are not supported", ["tools"]) == ("tools",)
+
+
+def test_a_refusal_of_a_schema_that_names_no_feature_is_of_none():
+    assert features_in("cannot compile the grammar of the regex: invalid_schema") == (
+        "json_schema",
+        "schema",
+    )
+    assert features_in("invalid_schema") == ()
+
+
+def test_an_instruction_has_the_letters_of_the_schema():
+    target = target_of({"type": "object", "description": "Größe", "properties": {}})
+
+    assert instruction(target).count("Größe") == 2
 
 
 @pytest.mark.parametrize("status", [400, 422])

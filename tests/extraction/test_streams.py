@@ -9,6 +9,7 @@ import json
 import sys
 import time
 import warnings
+from operator import eq
 
 import anyio
 import pydantic
@@ -85,6 +86,7 @@ async def test_what_is_known_grows_and_is_validated_at_the_end(
         known = await all_of(parts)
 
     assert all(map(grows, known, known[1:]))
+    assert not any(map(eq, known, known[1:]))
     assert known[-1] == FIG.model_dump()
     assert len(known) > 20 or chunk_size > 1
     assert parts.value == FIG
@@ -117,6 +119,27 @@ async def test_an_answer_in_prose_is_known_whole_before_its_end(tm, revos_gatewa
     assert parts.value == FIG
     assert all(map(grows, known, known[1:]))
     assert known[-1] == FIG.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("target", "answer", "kind"),
+    [
+        (list[int], "[11, 222, 3333]", list),
+        (Fruit, f'["dried", "fresh"] {json.dumps(FIG.model_dump())}', dict),
+    ],
+    ids=["a list", "an object behind a list"],
+)
+async def test_what_is_known_is_of_the_kind_of_the_target(tm, revos_gateway, target, answer, kind):
+    revos_gateway.chat_script.append(answer)
+
+    async with (
+        tm.extractor("gpt-4", strategy="json_text") as ex,
+        ex.extract_stream(target, PROMPT, text="x") as parts,
+    ):
+        known = await all_of(parts)
+
+    assert len(known) > 1
+    assert {type(part) for part in known} == {kind}
 
 
 async def test_there_is_no_value_before_the_end(ex):

@@ -27,7 +27,7 @@ _FENCED = re.compile(r"```[\w+-]*(.*?)```", re.DOTALL)
 # Where somebody began to write JSON, be it well or badly: a bracket of the prose is none.
 _VALUE = (
     r"""\{(?=\s*(?:["'}]|//|/\*|\w+\s*:))"""
-    r"""|\[(?=\s*(?:["'\[{\]]|//|/\*|-?\d|true\b|false\b|null\b))"""
+    r"""|\[(?=\s*(?:["'\[{\]]|//|/\*|-?\d|-?Infinity\b|NaN\b|true\b|false\b|null\b))"""
 )
 _START = re.compile(_VALUE)
 # Where it was begun, and nothing follows that would tell.

@@ -1,10 +1,11 @@
 """JSON is found wherever a model puts it; what is inside of more is never taken for it."""
 
 import json
+import math
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from revos.extraction.json_text import is_cut_off, json_values, known_so_far
@@ -149,6 +150,8 @@ def test_nothing_in_a_value_that_is_cut_off_is_taken_for_the_answer():
 
 
 @settings(max_examples=50)
+@example(value=[math.inf, []], before="", after="0", ascii_only=False, wide=False)
+@example(value=[-math.inf], before="", after="0", ascii_only=False, wide=True)
 @given(value=CONTAINERS, before=PROSE, after=PROSE, ascii_only=st.booleans(), wide=st.booleans())
 def test_any_value_is_found_in_any_prose_without_brackets(value, before, after, ascii_only, wide):
     text = json.dumps(value, ensure_ascii=ascii_only, indent=2 if wide else None)

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import gc
 import itertools
+import math
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import anyio
@@ -479,13 +481,11 @@ async def growth(live, first, then, spare):
     :param spare: objects that may be more, as caches fill and idle threads keep their last work
     """
     gc.freeze()  # What is here already would only be slow to look through.
-    counts = []
+    counts, kinds = [], []
     for lives in (first, then):
         for _ in range(lives):
             await live()
-        await settle()
-        for _ in range(2):
-            gc.collect()
+        await all_that_goes_is_gone()
         counts.append(
             {
                 "descriptors": len(list(Path("/dev/fd").iterdir())),
@@ -494,10 +494,24 @@ async def growth(live, first, then, spare):
                 "objects": len(gc.get_objects()),
             }
         )
+        kinds.append([type(one).__qualname__ for one in gc.get_objects()])
     gc.unfreeze()
     before, after = counts
     after["objects"] -= spare
-    return {name for name, count in after.items() if count > before[name]}
+    grown = {name for name, count in after.items() if count > before[name]}
+    if grown:
+        more = Counter(kinds[1]) - Counter(kinds[0])
+        print("more of", more.most_common(20))  # noqa: T201 - pytest tells it
+    return grown
+
+
+async def all_that_goes_is_gone():
+    """What a collection finds may end in a later step of the loop, and only then let go of more."""
+    left = math.inf
+    while (now := len(gc.get_objects())) < left:
+        left = now
+        await settle()
+        gc.collect()
 
 
 NO_MORE: set[str] = set()
